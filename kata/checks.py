@@ -1,0 +1,86 @@
+"""Checks: functions of an implementation, with points."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from kata.compare import Comparison, Outcome, Raised, Value, close
+from kata.implementation import Implementation, ImplementationRaised
+from kata.inputs import Rung, Strategy, ladder
+from kata.loading import load
+
+
+@dataclass(frozen=True)
+class Check:
+    """A property of a right answer, and what it is worth."""
+
+    name: str
+    says: str  # the sentence the learner reads
+    points: int
+    function: Callable[..., Any]
+    inputs: Mapping[str, Strategy]
+    after: tuple[str, ...]
+    comparison: Comparison
+    sizes: Mapping[str, Sequence[int]]
+    draws: int
+
+    def rungs(self) -> list[Rung]:
+        return ladder(self.inputs, self.sizes, self.draws)
+
+    def run(self, implementation: Implementation, inputs: Mapping[str, Any]) -> Outcome:
+        """What this check sees of an implementation on these inputs."""
+        try:
+            return Value(self.function(implementation, **copies(inputs)))
+        except ImplementationRaised as error:
+            return Raised(error.types, error.message, error.traceback)
+
+
+def copies(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Inputs that a check may change without others seeing it."""
+    return {name: value.clone() if isinstance(value, Tensor) else value for name, value in inputs.items()}
+
+
+def check(
+    *,
+    points: int = 1,
+    after: Check | Sequence[Check] = (),
+    compare: Comparison | None = None,
+    sizes: Mapping[str, Sequence[int]] | None = None,
+    draws: int = 1,
+    **inputs: Strategy,
+) -> Callable[[Callable[..., Any]], Check]:
+    """Make a function a check: `function(impl, **inputs)` returns what it saw.
+
+    Args:
+        points: what passing is worth.
+        after: checks without which this one tells nothing.
+        compare: how results are compared; within the dtype's tolerance by default.
+        sizes: the legal sizes of an axis, ascending, where not any will do.
+        draws: how often values are drawn for each set of sizes.
+        inputs: a strategy for each of the function's inputs.
+    """
+
+    def make(function: Callable[..., Any]) -> Check:
+        wanted = list(inspect.signature(function).parameters)[1:]
+        if wanted != list(inputs):
+            raise TypeError(f"check {function.__name__}: inputs {list(inputs)} do not match its arguments {wanted}")
+        says = " ".join((function.__doc__ or "").split())
+        if not says:
+            raise TypeError(f"check {function.__name__}: a docstring must say what is right")
+        first = (after,) if isinstance(after, Check) else after
+        names = tuple(other.name for other in first)
+        return Check(function.__name__, says, points, function, inputs, names, compare or close(), sizes or {}, draws)
+
+    return make
+
+
+def load_checks(path: Path) -> list[Check]:
+    """The checks of a grader's file, in the order in which they stand."""
+    module = load(path.read_text(encoding="utf-8"), path, f"kata_grader_{path.stem}")
+    return [value for value in vars(module).values() if isinstance(value, Check)]

@@ -1,0 +1,60 @@
+"""What a computation costs, counted instead of timed.
+
+`torch.utils.flop_counter` holds the formulas of matrix products. It has none
+for fused attention on a CPU, for matrix-vector products, and for a product
+written as multiply and sum; those are added here. The count is a deterrent, not a lock:
+NumPy and threads hide from it.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+
+aten = torch.ops.aten
+
+
+class CostMode(TorchDispatchMode):
+    """Counts floating-point operations of products and the numbers in the largest tensor made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flops = 0
+        self.largest = 0
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # True imports torch._dynamo on first use, a second and more
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        self.flops += flops(func._overloadpacket, args, kwargs or {}, out)
+        if not func.is_view:
+            made = [leaf.numel() for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
+            self.largest = max([self.largest, *made])
+        return out
+
+
+def flops(operator: Any, args: Any, kwargs: Any, out: Any) -> int:
+    """Floating-point operations of one call: two for each multiply-and-add."""
+    if operator in flop_registry:
+        return int(flop_registry[operator](*args, **kwargs, out_val=out))
+    if operator is aten._scaled_dot_product_flash_attention_for_cpu:
+        query, key, value = args[:3]
+        *batch, L, D = query.shape
+        return 2 * math.prod(batch) * L * key.shape[-2] * (D + value.shape[-1])
+    if operator in (aten.mv, aten.dot, aten.vdot):
+        return 2 * args[0].numel()
+    if operator is aten.addmv:
+        return 2 * args[1].numel()
+    if operator in (aten.mul, aten.mul_):
+        sizes = [arg.numel() for arg in args if isinstance(arg, Tensor)]
+        if len(sizes) == 2 and out.numel() > max(sizes):  # an outer product: a sum follows
+            return 2 * out.numel()
+    return 0

@@ -1,0 +1,197 @@
+"""The journey: `curriculum.toml`, read and validated."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).resolve().parent.parent
+FILE = "curriculum.toml"
+
+TOPIC_KEYS: dict[str, type] = {
+    "path": str,
+    "title": str,
+    "summary": str,
+    "minutes": int,
+    "papers": list,
+    "prerequisites": list,
+    "hints": list,
+    "off_limits": list,
+}
+RULE_KEYS: dict[str, type] = {"names": list, "why": str}
+
+
+class CurriculumError(Exception):
+    """The curriculum, or a request for a topic, is not legal; the text says what is."""
+
+
+@dataclass(frozen=True)
+class Topic:
+    """One kata. Its files share one key, the path, in every tree."""
+
+    root: Path = field(repr=False)
+    path: str  # "1_foundations/attention"
+    number: str  # "1.2", its place in the journey
+    chapter: str
+    title: str
+    summary: str
+    minutes: int
+    papers: tuple[str, ...]
+    prerequisites: tuple[str, ...]
+    hints: tuple[str, ...]
+    off_limits: tuple[tuple[str, str], ...]  # (name, why)
+
+    @property
+    def name(self) -> str:
+        return self.path.split("/")[1]
+
+    @property
+    def exercise(self) -> Path:
+        return self.root / "exercises" / f"{self.path}.py"
+
+    @property
+    def solution(self) -> Path:
+        return self.root / "solutions" / f"{self.path}.py"
+
+    @property
+    def mistakes(self) -> Path:
+        return self.root / "solutions" / f"{self.path}.mistakes.toml"
+
+    @property
+    def grader(self) -> Path:
+        return self.root / "graders" / f"{self.path}.py"
+
+
+@dataclass(frozen=True)
+class Curriculum:
+    """All topics, in the order of the journey."""
+
+    topics: tuple[Topic, ...]
+
+    def find(self, name: str) -> Topic:
+        """The topic called "attention" or "1_foundations/attention".
+
+        Raises:
+            CurriculumError: there is none.
+        """
+        for topic in self.topics:
+            if name in (topic.name, topic.path):
+                return topic
+        near = difflib.get_close_matches(name, [topic.name for topic in self.topics], n=1, cutoff=0.4)
+        hint = f"; did you mean {near[0]!r}?" if near else "."
+        raise CurriculumError(f"no topic {name!r}{hint} `make list` shows all {len(self.topics)}.")
+
+    def after(self, topic: Topic) -> Topic | None:
+        """The next topic of the journey."""
+        place = self.topics.index(topic) + 1
+        return self.topics[place] if place < len(self.topics) else None
+
+
+def load_curriculum(root: Path = ROOT) -> Curriculum:
+    """Read and validate the curriculum.
+
+    Raises:
+        CurriculumError: the file, the key and what is legal.
+    """
+    file = root / FILE
+    try:
+        data = tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CurriculumError(f"{FILE} cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise CurriculumError(f"{FILE} is not legal TOML: {error}") from error
+    require_keys(FILE, data, {"chapters": dict, "off_limits": list, "topic": list})
+    everywhere = rules_of(f"{FILE}: off_limits", data["off_limits"])
+    topics: list[Topic] = []
+    for place, entry in enumerate(data["topic"]):
+        path = entry.get("path") if isinstance(entry, dict) else None
+        where = f"{FILE}: topic {path or place + 1}"
+        require_keys(where, entry, TOPIC_KEYS)
+        topics.append(topic_of(root, where, entry, data["chapters"], everywhere, topics))
+    if not topics:
+        raise CurriculumError(f"{FILE}: topic: at least one [[topic]] is needed")
+    return Curriculum(tuple(topics))
+
+
+def topic_of(
+    root: Path,
+    where: str,
+    entry: dict[str, Any],
+    chapters: dict[str, str],
+    everywhere: tuple[tuple[str, str], ...],
+    earlier: list[Topic],
+) -> Topic:
+    """One entry, checked against the topics before it."""
+    path = entry["path"]
+    folder, _, name = path.partition("/")
+    if folder not in chapters or not name.isidentifier():
+        legal = ", ".join(f"{chapter}/NAME" for chapter in chapters)
+        raise CurriculumError(f"{where}: path is {path!r}; legal: {legal}")
+    names = [topic.name for topic in earlier]
+    if name in names:
+        raise CurriculumError(f"{where}: path: the name {name!r} is taken by {earlier[names.index(name)].path}")
+    for key in ("papers", "prerequisites", "hints"):
+        if not all(isinstance(item, str) and item.strip() for item in entry[key]):
+            raise CurriculumError(f"{where}: {key}: legal is a list of texts that are not empty")
+    if not entry["hints"]:
+        raise CurriculumError(f"{where}: hints: at least one is needed")
+    if entry["minutes"] < 1:
+        raise CurriculumError(f"{where}: minutes is {entry['minutes']}; legal: 1 or more")
+    for other in entry["prerequisites"]:
+        if other not in names:
+            legal = ", ".join(names) or "none, this is the first topic"
+            raise CurriculumError(f"{where}: prerequisites: {other!r} is no earlier topic; legal: {legal}")
+    same_chapter = [topic for topic in earlier if topic.path.startswith(folder + "/")]
+    return Topic(
+        root=root,
+        path=path,
+        number=f"{folder.split('_')[0]}.{len(same_chapter)}",
+        chapter=chapters[folder],
+        title=entry["title"],
+        summary=entry["summary"],
+        minutes=entry["minutes"],
+        papers=tuple(entry["papers"]),
+        prerequisites=tuple(entry["prerequisites"]),
+        hints=tuple(entry["hints"]),
+        off_limits=rules_of(f"{where}: off_limits", entry["off_limits"]) + everywhere,
+    )
+
+
+def rules_of(where: str, rules: list[Any]) -> tuple[tuple[str, str], ...]:
+    """(name, why) pairs, one for each name."""
+    pairs: list[tuple[str, str]] = []
+    for rule in rules:
+        require_keys(where, rule, RULE_KEYS)
+        for name in rule["names"]:
+            if not isinstance(name, str) or not name.startswith(("torch.", "aten::")):
+                raise CurriculumError(f"{where}: names: {name!r}; legal: a dotted name below torch, or aten::operator")
+            pairs.append((name, rule["why"]))
+    return tuple(pairs)
+
+
+def require_keys(where: str, entry: Any, keys: dict[str, type]) -> None:
+    """Exactly these keys, of these types.
+
+    Raises:
+        CurriculumError: the key that is missing, unknown or of another type.
+    """
+    if not isinstance(entry, dict):
+        raise CurriculumError(f"{where}: a table with {', '.join(keys)} is wanted, {entry!r} stands there")
+    for key in entry.keys() - keys.keys():
+        near = difflib.get_close_matches(key, keys, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise CurriculumError(f"{where}: unknown key {key!r}; {hint}legal: {', '.join(keys)}")
+    for key, kind in keys.items():
+        if key not in entry:
+            raise CurriculumError(f"{where}: {key} is missing")
+        if type(entry[key]) is not kind:
+            kinds = {str: "a text", int: "a whole number", list: "a list", dict: "a table"}
+            raise CurriculumError(f"{where}: {key} is {entry[key]!r}; legal: {kinds[kind]}")

@@ -1,0 +1,94 @@
+"""Names the known mistake that an answer makes.
+
+Learners write in every style, so only behaviour counts: a mistake is named when
+it does what the answer does on the input that failed and on fresh ones. Where
+what a check sees says little, such as a number or an exception, the mistake
+must also do what the answer does in every other check.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from kata.checks import Check
+from kata.compare import Outcome, Raised, Value, same_kind_of_failure
+from kata.implementation import Implementation
+from kata.inputs import Rung
+from kata.mistakes import Mistake
+
+if TYPE_CHECKING:
+    from kata.judge import Room
+
+FRESH = 4  # fresh inputs for the failing check
+TELLING = 4  # different numbers that an outcome must hold to tell mistakes apart by itself
+
+
+def name_mistakes(
+    room: Room, check: Check, answer: Implementation, seed: int, inputs: dict[str, Any], got: Outcome
+) -> list[Mistake]:
+    """The mistakes that behave like the answer, best first; more than one if nothing tells them apart.
+
+    Args:
+        inputs: what the check failed on.
+        got: what it saw then.
+    """
+    fitting = [m for m in room.mistakes if same_kind_of_failure(got, check.run(m.implementation, inputs), check.comparison)]
+    key = ("fresh", seed, check.name)
+    seen = [got]
+    for rung in spread(check.rungs(), FRESH):
+        if not fitting:
+            return []
+        seen.append(check.run(answer, rung.inputs(check.inputs, key)))
+        fitting = [m for m in fitting if behaves(check, m, rung, key, seen[-1])]
+    if len(fitting) > 1 or not any(map(telling, seen)):
+        fitting = agree_elsewhere(room, check, answer, seed, fitting, strict=not any(map(telling, seen)))
+    return fitting
+
+
+def behaves(check: Check, mistake: Mistake, rung: Rung, key: Any, seen: Outcome) -> bool:
+    return same_kind_of_failure(seen, check.run(mistake.implementation, rung.inputs(check.inputs, key)), check.comparison)
+
+
+def agree_elsewhere(
+    room: Room, failed: Check, answer: Implementation, seed: int, fitting: list[Mistake], strict: bool
+) -> list[Mistake]:
+    """Of the mistakes that fit, those that do most of what the answer does in the other checks.
+
+    Args:
+        strict: they must do all of it.
+    """
+    agreements = dict.fromkeys((mistake.id for mistake in fitting), 0)
+    asked = 0
+    for check in room.checks:
+        if check.name == failed.name or not fitting:
+            continue
+        key = ("elsewhere", seed, check.name)
+        for rung in spread(check.rungs(), 2):
+            seen = check.run(answer, rung.inputs(check.inputs, key))
+            if isinstance(seen, Raised) and seen.name == "NotImplementedError":
+                continue
+            asked += 1
+            for mistake in fitting:
+                agreements[mistake.id] += behaves(check, mistake, rung, key, seen)
+    most = max(agreements.values(), default=0)
+    if strict and most < asked:
+        return []
+    return [mistake for mistake in fitting if agreements[mistake.id] == most]
+
+
+def spread(rungs: list[Rung], number: int) -> list[Rung]:
+    """Rungs from all over the ladder, the upper end first."""
+    step = max(len(rungs) // number, 1)
+    return rungs[::-step][:number]
+
+
+def telling(outcome: Outcome) -> bool:
+    """Whether so many different numbers were seen that an accident is out of the question."""
+    if not isinstance(outcome, Value):
+        return False
+    tensors = [leaf for leaf in tree_leaves(outcome.value) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+    return any(tensor.unique().numel() >= TELLING for tensor in tensors)
+

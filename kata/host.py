@@ -1,0 +1,202 @@
+"""Answers a check's questions beside the implementation.
+
+The same code serves the reference inside the judge and the learner's file
+inside a runner. It holds the objects that do not cross, calls what it is asked
+to call, and knows no answer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import inspect
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map
+
+from kata.costs import CostMode
+from kata.wire import DTYPES, NAMES, Message, Tree, pack, unpack
+
+MAX_TEXT = 2000  # characters of an exception's text or traceback
+
+CallBack = Callable[[Message], Message]
+
+
+class Missing(Exception):
+    """The implementation has no such name."""
+
+
+class Host:
+    """One implementation and the objects made from it."""
+
+    def __init__(self, namespace: ModuleType, guard: Callable[[], Any] = contextlib.nullcontext):
+        self.namespace, self.guard = namespace, guard
+        self.objects: dict[int, Any] = {}
+        self.keys: dict[int, int] = {}  # id of an object: its key
+
+    def answer(self, message: Message, call_back: CallBack) -> Message:
+        """The reply to one request; never raises."""
+        header, tensors = message
+        unwrap = self.unwrapper(call_back)
+        made: list[Tensor] = []
+        try:
+            if header["do"] == "get":
+                result = self.get(header["target"], header["name"])
+            else:
+                target = unwrap(header["target"])
+                args = unpack(header["args"], tensors, unwrap)
+                kwargs = unpack(header["kwargs"], tensors, unwrap)
+                operation = getattr(self, header["do"])
+                extra = {"seed": header["seed"]} if "seed" in header else {}
+                result = operation(target, args, kwargs, **extra)
+            return {"result": pack(result, made, self.wrap)}, made
+        except BaseException as error:  # whatever a learner raises is an answer, SystemExit too
+            return {"raised": self.describe(error, header)}, []
+
+    # What a check may ask for.
+
+    def call(self, target: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]) -> Any:
+        with self.guard():
+            return target(*args, **kwargs)
+
+    def get(self, target: Tree, name: str) -> Any:
+        owner = self.objects[target["object"]]
+        with self.guard():
+            value = getattr(owner, name)
+        if inspect.isroutine(value):
+            return Reference({"method": [target["object"], name]})
+        return value
+
+    def held(self, target: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]) -> Any:
+        return tree_map(lambda leaf: Reference(self.keep(leaf)), self.call(target, args, kwargs))
+
+    def inputs_after(self, target: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]) -> Any:
+        self.call(target, args, kwargs)
+        return args
+
+    def cost(self, target: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]) -> dict[str, int]:
+        with CostMode() as mode:
+            self.call(target, args, kwargs)
+        return {"flops": mode.flops, "largest_tensor": mode.largest}
+
+    def gradients(self, target: Callable[..., Any], args: list[Any], kwargs: dict[str, Any], seed: int) -> Any:
+        leaves = [leaf.requires_grad_() for leaf in tree_leaves([args, kwargs]) if differentiable(leaf)]
+        weights = dict(target.named_parameters()) if isinstance(target, torch.nn.Module) else {}
+        sources = [*leaves, *weights.values()]
+        outputs = [leaf for leaf in tree_leaves(self.call(target, args, kwargs)) if differentiable(leaf)]
+        generator = torch.Generator().manual_seed(seed)
+        total = torch.zeros((), dtype=torch.float64)  # one number: grad_outputs would import sympy, half a second
+        for out in outputs:
+            upstream = torch.randn(out.shape, generator=generator, dtype=torch.float64)
+            total = total + (out * upstream).sum()
+        found: Sequence[Tensor | None] = [None] * len(sources)
+        if total.requires_grad and sources:
+            found = torch.autograd.grad(total, sources, allow_unused=True)
+        filled = [torch.zeros_like(s) if g is None else g for s, g in zip(sources, found, strict=True)]
+        return {
+            "inputs": filled[: len(leaves)],
+            "parameters": dict(zip(weights, filled[len(leaves) :], strict=True)),
+        }
+
+    def parameters(self, target: Any, args: list[Any], kwargs: dict[str, Any]) -> dict[str, list[int]]:
+        if not isinstance(target, torch.nn.Module):
+            raise TypeError(f"{type(target).__name__} must be a torch.nn.Module with parameters")
+        return {name: list(p.shape) for name, p in target.named_parameters(remove_duplicate=False)}
+
+    def load(self, target: torch.nn.Module, args: list[Any], kwargs: dict[str, Any]) -> None:
+        target.double()
+        with torch.no_grad():
+            for name, parameter in target.named_parameters(remove_duplicate=False):
+                parameter.copy_(args[0][name])
+
+    # References.
+
+    def keep(self, value: Any) -> Tree:
+        if id(value) not in self.keys:
+            self.keys[id(value)] = len(self.objects)
+            self.objects[len(self.objects)] = value
+        return {"object": self.keys[id(value)], "type": type(value).__name__}
+
+    def wrap(self, value: Any) -> Tree:
+        if isinstance(value, Reference):
+            return value.tree
+        if isinstance(value, torch.dtype) and value in NAMES:
+            return {"dtype": NAMES[value]}
+        return self.keep(value)
+
+    def unwrapper(self, call_back: CallBack) -> Callable[[Tree], Any]:
+        def unwrap(tree: Tree) -> Any:
+            kind, content = next(iter(tree.items()))
+            if kind == "name":
+                return self.look_up(content)
+            if kind == "object":
+                return self.objects[content]
+            if kind == "method":
+                return getattr(self.objects[content[0]], content[1])
+            if kind == "dtype":
+                return DTYPES[content]
+            return self.callback(content, call_back)
+
+        return unwrap
+
+    def callback(self, key: int, call_back: CallBack) -> Callable[..., Any]:
+        """A function of the check, to be called by the implementation."""
+
+        def function(*args: Any) -> Any:
+            tensors: list[Tensor] = []
+            reply, returned = call_back(({"callback": key, "args": pack(list(args), tensors, self.wrap)}, tensors))
+            if "raised" in reply:
+                raise RuntimeError(f"the function you called could not use these arguments: {reply['raised']}")
+            return unpack(reply["result"], returned, self.unwrapper(call_back))
+
+        return function
+
+    def look_up(self, name: str) -> Any:
+        try:
+            return getattr(self.namespace, name)
+        except AttributeError:
+            file = self.namespace.__name__
+            own = [n for n, v in vars(self.namespace).items() if getattr(v, "__module__", None) == file]
+            near = difflib.get_close_matches(name, own, n=1, cutoff=0.5)
+            hint = f"; did you mean this name for `{near[0]}`?" if near else ""
+            raise Missing(f"there is no `{name}` in the file{hint}") from None
+
+    def describe(self, error: BaseException, header: dict[str, Any]) -> dict[str, Any]:
+        """Type, text and the traceback from the implementation's first line on."""
+        frames = traceback.extract_tb(error.__traceback__)
+        path = self.namespace.__file__
+        own = next((i for i, frame in enumerate(frames) if frame.filename == path), None)
+        text = str(error)
+        if own is None and isinstance(error, TypeError) and "name" in header.get("target", {}):
+            text = f"`{header['target']['name']}` cannot be called as the contract says: {text}"
+        ours = str(Path(__file__).parent)
+        shown = [] if own is None else [frame for frame in frames[own:] if not frame.filename.startswith(ours)]
+        types = [f"{cls.__module__}.{cls.__qualname__}" for cls in type(error).__mro__]
+        return {"types": types[:10], "message": text[:MAX_TEXT], "traceback": "".join(traceback.format_list(shown))[-MAX_TEXT:]}
+
+
+class Reference:
+    """A result that is to stay here, as the tree that names it."""
+
+    def __init__(self, tree: Tree):
+        self.tree = tree
+
+
+def differentiable(leaf: Any) -> bool:
+    return isinstance(leaf, Tensor) and leaf.is_floating_point()
+
+
+class Local:
+    """A channel to an implementation that we trust, in this process."""
+
+    def __init__(self, namespace: ModuleType):
+        self.host = Host(namespace)
+
+    def exchange(self, message: Message, call_back: CallBack) -> Message:
+        return self.host.answer(message, call_back)

@@ -1,0 +1,208 @@
+"""An implementation as a check sees it, wherever it lives.
+
+A check runs in the judge. Each `impl.name(...)` is a question over a channel:
+for the reference and the known mistakes the channel ends in this process, for
+the learner's file in another one. Values come back as values; anything else,
+a module or a cache, stays where it is and comes back as an `Object`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from kata.wire import DTYPES, NAMES, Malformed, Message, Tree, pack, unpack
+
+
+class ImplementationRaised(Exception):
+    """The implementation raised; `outcome` says what."""
+
+    def __init__(self, types: tuple[str, ...], message: str, traceback: str):
+        super().__init__(message)
+        self.types, self.message, self.traceback = types, message, traceback
+
+    @property
+    def builtin(self) -> str:
+        """The name of the nearest of Python's own exception classes."""
+        builtins = [name for name in self.types if name.startswith("builtins.")]
+        return (builtins or self.types)[0].removeprefix("builtins.")
+
+
+class Channel(Protocol):
+    """Carries one request to an implementation and its reply back."""
+
+    def exchange(self, message: Message, call_back: Callable[[Message], Message]) -> Message: ...
+
+
+class Implementation:
+    """`impl.attention(q, k, v)` asks the implementation's `attention`."""
+
+    def __init__(self, channel: Channel):
+        self._channel = channel
+
+    def __getattr__(self, name: str) -> Function:
+        return Function(self._channel, {"name": name})
+
+
+class Function:
+    """Something in an implementation that can be called."""
+
+    def __init__(self, channel: Channel, target: Tree):
+        self._channel, self._target = channel, target
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return ask("call", self, args, kwargs)
+
+
+class Method(Function):
+    """A method of an object over there."""
+
+    def __init__(self, channel: Channel, owner: int, name: str):
+        super().__init__(channel, {"method": [owner, name]})
+        self._name = name
+
+
+class Object(Function):
+    """An object over there: its attributes and methods are asked for when used."""
+
+    def __init__(self, channel: Channel, key: int, type_name: str):
+        super().__init__(channel, {"object": key})
+        self._type = type_name
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return ask("get", self, (), {}, name=name)
+
+
+def ask(operation: str, target: Function, args: tuple[Any, ...], kwargs: dict[str, Any], **extra: Any) -> Any:
+    """Put one question to the implementation behind `target`.
+
+    Raises:
+        ImplementationRaised: it raised.
+    """
+    channel = target._channel
+    callbacks: list[Callable[..., Any]] = []
+
+    def wrap(value: Any) -> Tree:
+        if isinstance(value, Function):
+            return value._target
+        if isinstance(value, torch.dtype):
+            return {"dtype": NAMES[value]}
+        if callable(value):
+            callbacks.append(value)
+            return {"callback": len(callbacks) - 1}
+        raise TypeError(f"a check cannot pass on {value!r}")
+
+    def unwrap(tree: dict[str, Any]) -> Any:
+        kind, content = next(iter(tree.items()))
+        if kind == "object":
+            return Object(channel, int(content), str(tree["type"]))
+        if kind == "method":
+            return Method(channel, int(content[0]), str(content[1]))
+        if kind == "dtype":
+            return DTYPES[content]
+        raise Malformed(f"a value of an unknown kind: {str(kind)[:40]!r}")
+
+    def message(content: dict[str, Any], values: dict[str, Any]) -> Message:
+        tensors: list[Tensor] = []
+        return content | {name: pack(value, tensors, wrap) for name, value in values.items()}, tensors
+
+    def call_back(request: Message) -> Message:
+        header, tensors = request
+        try:
+            function = callbacks[header["callback"]]
+            values = unpack(header["args"], tensors, unwrap)
+        except (KeyError, IndexError, TypeError) as error:
+            raise Malformed("it called back what it was never given") from error
+        try:
+            return message({}, {"result": function(*values)})
+        except ImplementationRaised as error:
+            return {"raised": f"{error.builtin}: {error.message}"}, []
+        except Exception as error:
+            return {"raised": f"{type(error).__name__}: {error}"}, []
+
+    request = message(
+        {"do": operation, "target": target._target, **extra},
+        {"args": list(args), "kwargs": kwargs},
+    )
+    header, tensors = channel.exchange(request, call_back)
+    if "raised" in header:
+        raised = header["raised"]
+        try:
+            types = tuple(str(name) for name in raised["types"])
+            raise ImplementationRaised(types or ("Exception",), str(raised["message"]), str(raised["traceback"]))
+        except (KeyError, TypeError) as error:
+            raise Malformed("an exception came without its type and text") from error
+    if "result" not in header:
+        raise Malformed("an answer came without a result")
+    return unpack(header["result"], tensors, unwrap)
+
+
+# What checks use beside plain calls.
+
+
+def gradients(function: Function, *args: Any, seed: int = 0, **kwargs: Any) -> dict[str, Any]:
+    """Gradients under a random upstream gradient.
+
+    Returns:
+        {"inputs": a gradient for each floating-point tensor among the
+        arguments, "parameters": {name: gradient} if the function is a
+        module}; zeros where none flows.
+    """
+    return ask("gradients", function, args, kwargs, seed=seed)
+
+
+def cost(function: Function, *args: Any, **kwargs: Any) -> dict[str, int]:
+    """What one call costs: {"flops": ..., "largest_tensor": numbers in it}; compare with `at_most`."""
+    return ask("cost", function, args, kwargs)
+
+
+def inputs_after(function: Function, *args: Any, **kwargs: Any) -> list[Any]:
+    """The arguments as they are after the call: unchanged, if all is well."""
+    return ask("inputs_after", function, args, kwargs)
+
+
+def held(function: Function, *args: Any, **kwargs: Any) -> Any:
+    """The result as objects that stay over there, to ask for their storage or their graph."""
+    return ask("held", function, args, kwargs)
+
+
+def failure(function: Function, *args: Any, **kwargs: Any) -> tuple[str, str]:
+    """The exception that a call ends in: its nearest built-in class and its text."""
+    try:
+        function(*args, **kwargs)
+    except ImplementationRaised as error:
+        if error.builtin == "NotImplementedError":
+            raise
+        return error.builtin, error.message
+    return "nothing was raised", ""
+
+
+def parameters(module: Function) -> dict[str, list[int]]:
+    """Names and shapes of a module's parameters, tied ones under each of their names."""
+    return ask("parameters", module, (), {})
+
+
+def with_weights(module: Function, seed: int) -> Function:
+    """The module in float64, each parameter drawn from the seed, its name and its shape."""
+    weights = {name: weight(name, shape, seed) for name, shape in parameters(module).items()}
+    ask("load", module, (weights,), {})
+    return module
+
+
+def weight(name: str, shape: list[int], seed: int) -> Tensor:
+    """N(0, 1 / fan-in) for matrices, N(0, 1) for vectors."""
+    generator = torch.Generator().manual_seed(number_from(seed, name, *shape))
+    values = torch.randn(shape, generator=generator, dtype=torch.float64)
+    return values / shape[-1] ** 0.5 if len(shape) > 1 else values
+
+
+def number_from(*parts: Any) -> int:
+    """A seed that nobody guesses from its neighbours."""
+    digest = hashlib.sha256("\0".join(map(str, parts)).encode()).digest()
+    return int.from_bytes(digest[:7], "big")

@@ -1,0 +1,118 @@
+"""The learner's implementation, in a runner that is replaced when it is lost."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+
+from kata.implementation import Implementation, ImplementationRaised
+from kata.processes import WALL_SECONDS, Output, Process, RunnerLost, Starter, deadline, how_it_ended
+from kata.wire import Malformed, Message, receive, send
+
+
+class Learner:
+    """A channel to a learner's file; an answer that kills its runner costs that check only.
+
+    Args:
+        source: the file's text, the very one that was scanned.
+        path: how tracebacks name it.
+        off_limits: (name, why) pairs for the guard.
+    """
+
+    def __init__(self, starter: Starter, source: str, path: str, off_limits: Sequence[tuple[str, str]], wall: float = WALL_SECONDS):
+        self.starter, self.source, self.path, self.off_limits, self.wall = starter, source, path, off_limits, wall
+        self.process: Process | None = None
+        self.output: Output | None = None
+        self.late = False
+        self.printed: list[str] = []
+        self.protections: list[str] = []
+        self.implementation = Implementation(self)
+
+    @contextlib.contextmanager
+    def limited(self) -> Iterator[None]:
+        """A block that may use the implementation for `wall` seconds; a runner is there when it begins.
+
+        Raises:
+            RunnerLost: the runner ended, ran too long, or wrote nonsense.
+            ImplementationRaised: the file could not be loaded.
+        """
+        if self.process is None:
+            self.start()
+        with deadline(self.wall, self.too_late):
+            yield
+
+    def start(self) -> None:
+        self.process = self.starter.start()
+        self.output = Output(self.process.output)
+        self.late = False
+        order = {"path": self.path, "source": self.source, "name": "answer", "off_limits": list(self.off_limits)}
+        with deadline(self.wall + 60, self.too_late) if self.cold else deadline(self.wall, self.too_late):
+            header, _ = self.exchange((order, []), nothing_to_call)
+        if "raised" in header:
+            raised = header["raised"]
+            self.stop()
+            try:
+                raise ImplementationRaised(tuple(map(str, raised["types"])), str(raised["message"]), str(raised["traceback"]))
+            except (KeyError, TypeError):
+                raise RunnerLost("error", "the file wrote an answer of its own while it was loaded") from None
+        self.protections = [str(name) for name in header.get("result", {}).get("list", [])]
+
+    @property
+    def cold(self) -> bool:
+        """Whether a new runner has PyTorch to import first."""
+        return not hasattr(self.starter, "control")
+
+    def too_late(self) -> None:
+        self.late = True
+        if self.process:
+            self.process.kill()
+
+    def exchange(self, message: Message, call_back: Callable[[Message], Message]) -> Message:
+        """One request and its reply; in between the answer may call back.
+
+        Raises:
+            RunnerLost: no legal reply came.
+        """
+        process = self.process
+        if process is None:
+            raise RunnerLost("error", "the runner has ended")
+        try:
+            send(process.writer, message)
+            while True:
+                reply = receive(process.reader)
+                if reply is None:
+                    raise self.lost()
+                if "callback" not in reply[0]:
+                    return reply
+                send(process.writer, call_back(reply))
+        except Malformed as error:
+            raise self.lost(f"wrote an answer that is none: {error}") from error
+        except (OSError, ValueError) as error:
+            raise self.lost() from error
+
+    def lost(self, why: str | None = None) -> RunnerLost:
+        """Put an end to the runner and say what happened."""
+        if why:
+            if self.process:
+                self.process.kill()
+            self.stop()
+            return RunnerLost("error", why)
+        status = self.stop()
+        if self.late:
+            return RunnerLost("timeout", f"ran longer than {self.wall:g} s")
+        return RunnerLost("error", how_it_ended(status))
+
+    def stop(self) -> int:
+        """End the runner; its exit status."""
+        if self.process is None:
+            return 0
+        process, self.process = self.process, None
+        status = process.ended()
+        if self.output:
+            self.printed.append(self.output.text())
+            process.output.close()
+        return status
+
+
+def nothing_to_call(message: Message) -> Message:
+    raise Malformed("it called back while it was loaded")

@@ -1,0 +1,78 @@
+"""The exam of the graders: what is right passes, what is wrong does not, and is named."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from conftest import ANSWERS, ROOMS, TOPICS
+
+from kata.compare import compare
+from kata.mistakes import Mistake
+from kata.stubs import cut
+from kata.verdict import Verdict
+
+SEEDS = range(5)
+Grade = Callable[..., Verdict]
+
+MISTAKES = [pytest.param(topic.name, mistake, id=f"{topic.name}-{mistake.id}") for topic in TOPICS for mistake in ROOMS[topic.name].mistakes]
+RIGHT = [pytest.param(topic.name, file, id=f"{topic.name}-{file.stem}") for topic in TOPICS for file in sorted((ANSWERS / topic.name).glob("*.py"))]
+
+
+
+@pytest.mark.parametrize("topic", [topic.name for topic in TOPICS])
+def test_reference_gets_full_marks(topic: str, verdict_on: Grade) -> None:
+    for seed in SEEDS:
+        verdict = verdict_on(topic, ROOMS[topic].solution, seed)
+        assert verdict.passed, verdict.first_failure
+
+
+@pytest.mark.parametrize("topic", [topic.name for topic in TOPICS])
+def test_stub_is_told_as_not_written(topic: str, verdict_on: Grade) -> None:
+    verdict = verdict_on(topic, cut(ROOMS[topic].solution))
+    assert verdict.points == 0
+    assert {result.status for result in verdict.results} <= {"not_written", "not_reached"}
+    assert verdict.results[0].status == "not_written"
+
+
+@pytest.mark.parametrize("topic, file", RIGHT)
+def test_right_answer_in_another_style_gets_full_marks(topic: str, file, verdict_on: Grade) -> None:
+    for seed in SEEDS:
+        verdict = verdict_on(topic, file.read_text(), seed)
+        assert verdict.passed, verdict.first_failure
+
+
+@pytest.mark.parametrize("topic", [topic.name for topic in TOPICS])
+def test_there_are_enough_answers_and_mistakes(topic: str) -> None:
+    assert len(list((ANSWERS / topic).glob("*.py"))) >= 3
+    assert len(ROOMS[topic].mistakes) >= 10
+
+
+@pytest.mark.parametrize("topic, mistake", MISTAKES)
+def test_mistake_loses_points_and_is_named(topic: str, mistake: Mistake, verdict_on: Grade) -> None:
+    verdict = verdict_on(topic, mistake.source)
+    assert verdict.points < verdict.max_points
+    failure = verdict.first_failure
+    assert failure is not None
+    named = {found.id for found in failure.mistakes}
+    assert named, f"{failure.name} failed without a name: {failure.message}"
+    twins = {mistake.id, *mistake.twins} | {m.id for m in ROOMS[topic].mistakes if mistake.id in m.twins}
+    assert named <= twins, f"{failure.name} was taken for {named}"
+
+
+@pytest.mark.parametrize("topic", [topic.name for topic in TOPICS])
+def test_no_check_is_idle(topic: str) -> None:
+    """Each check is tripped by some mistake, judged without the checks that it comes after."""
+    room = ROOMS[topic]
+    idle = []
+    for check in room.checks:
+        rungs = check.rungs()
+        if not any(differs(room, check, rung, mistake) for mistake in room.mistakes for rung in rungs):
+            idle.append(check.name)
+    assert not idle
+
+
+def differs(room, check, rung, mistake) -> bool:
+    key = ("check", 0, check.name)
+    wanted = check.run(room.reference, rung.inputs(check.inputs, key))
+    return compare(wanted, check.run(mistake.implementation, rung.inputs(check.inputs, key)), check.comparison) is not None
