@@ -26,9 +26,7 @@ FRESH = 4  # fresh inputs for the failing check
 TELLING = 4  # different numbers that an outcome must hold to tell mistakes apart by itself
 
 
-def name_mistakes(
-    room: Room, check: Check, answer: Implementation, seed: int, inputs: dict[str, Any], got: Outcome
-) -> list[Mistake]:
+def name_mistakes(room: Room, check: Check, answer: Implementation, seed: int, inputs: dict[str, Any], got: Outcome) -> list[Mistake]:
     """The mistakes that behave like the answer, best first; more than one if nothing tells them apart.
 
     Args:
@@ -52,9 +50,7 @@ def behaves(check: Check, mistake: Mistake, rung: Rung, key: Any, seen: Outcome)
     return same_kind_of_failure(seen, check.run(mistake.implementation, rung.inputs(check.inputs, key)), check.comparison)
 
 
-def agree_elsewhere(
-    room: Room, failed: Check, answer: Implementation, seed: int, fitting: list[Mistake], strict: bool
-) -> list[Mistake]:
+def agree_elsewhere(room: Room, failed: Check, answer: Implementation, seed: int, fitting: list[Mistake], strict: bool) -> list[Mistake]:
     """Of the mistakes that fit, those that do most of what the answer does in the other checks.
 
     Args:
@@ -91,4 +87,3 @@ def telling(outcome: Outcome) -> bool:
         return False
     tensors = [leaf for leaf in tree_leaves(outcome.value) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
     return any(tensor.unique().numel() >= TELLING for tensor in tensors)
-

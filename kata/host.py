@@ -164,7 +164,7 @@ class Host:
             file = self.namespace.__name__
             own = [n for n, v in vars(self.namespace).items() if getattr(v, "__module__", None) == file]
             near = difflib.get_close_matches(name, own, n=1, cutoff=0.5)
-            hint = f"; did you mean this name for `{near[0]}`?" if near else ""
+            hint = f"; is `{near[0]}` meant to be it?" if near else ""
             raise Missing(f"there is no `{name}` in the file{hint}") from None
 
     def describe(self, error: BaseException, header: dict[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from kata.wire import DTYPES, NAMES, Malformed, Message, Tree, pack, unpack
+from kata.wire import DTYPES, NAMES, Malformed, Message, Tree, harmless, pack, unpack
 
 
 class ImplementationRaised(Exception):
@@ -30,6 +30,19 @@ class ImplementationRaised(Exception):
         """The name of the nearest of Python's own exception classes."""
         builtins = [name for name in self.types if name.startswith("builtins.")]
         return (builtins or self.types)[0].removeprefix("builtins.")
+
+
+def exception_from(raised: Any) -> ImplementationRaised:
+    """The exception that a reply tells of.
+
+    Raises:
+        Malformed: it tells of none.
+    """
+    try:
+        types = tuple(harmless(name, 200) for name in raised["types"])
+        return ImplementationRaised(types or ("Exception",), harmless(raised["message"]), harmless(raised["traceback"]))
+    except (KeyError, TypeError, IndexError) as error:
+        raise Malformed("an exception came without its type and text") from error
 
 
 class Channel(Protocol):
@@ -101,7 +114,7 @@ def ask(operation: str, target: Function, args: tuple[Any, ...], kwargs: dict[st
     def unwrap(tree: dict[str, Any]) -> Any:
         kind, content = next(iter(tree.items()))
         if kind == "object":
-            return Object(channel, int(content), str(tree["type"]))
+            return Object(channel, int(content), harmless(tree["type"], 200))
         if kind == "method":
             return Method(channel, int(content[0]), str(content[1]))
         if kind == "dtype":
@@ -132,12 +145,7 @@ def ask(operation: str, target: Function, args: tuple[Any, ...], kwargs: dict[st
     )
     header, tensors = channel.exchange(request, call_back)
     if "raised" in header:
-        raised = header["raised"]
-        try:
-            types = tuple(str(name) for name in raised["types"])
-            raise ImplementationRaised(types or ("Exception",), str(raised["message"]), str(raised["traceback"]))
-        except (KeyError, TypeError) as error:
-            raise Malformed("an exception came without its type and text") from error
+        raise exception_from(header["raised"])
     if "result" not in header:
         raise Malformed("an answer came without a result")
     return unpack(header["result"], tensors, unwrap)

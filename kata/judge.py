@@ -7,8 +7,7 @@ the seed, and never runs the learner's code.
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -153,9 +152,7 @@ def refuse_off_limits(room: Room, file: Path, source: str) -> None:
         raise Unreadable(f"off limits in this topic ({file.name}):\n{calls}")
 
 
-def nothing_graded(
-    room: Room, file: str, status: Status, message: str, traceback: str = "", printed: Learner | None = None
-) -> Verdict:
+def nothing_graded(room: Room, file: str, status: Status, message: str, traceback: str = "", printed: Learner | None = None) -> Verdict:
     """A verdict for a file whose checks could not run."""
     if printed:
         printed.stop()
@@ -205,6 +202,8 @@ def start(learner: Learner) -> None:
         learner.start()
     except RunnerLost as lost:
         raise CannotLoad(lost.status, f"while the file was loaded, it {lost.message}") from None  # type: ignore[arg-type]
+    except Malformed as error:
+        raise CannotLoad("error", f"while the file was loaded, it wrote an answer that is none: {error}") from None
     except ImplementationRaised as error:
         name = error.types[0].removeprefix("builtins.").removeprefix("kata.guard.")
         raise CannotLoad("error", f"the file cannot be loaded: {name}: {error.message}", error.traceback) from None
@@ -229,7 +228,7 @@ def first_failure(room: Room, check: Check, implementation: Implementation, key:
 
 def shrink(room: Room, check: Check, implementation: Implementation, key: Any, failure: Failure) -> Failure:
     """The same kind of failure on the smallest input found; counted tries, so the same each time."""
-    if isinstance(failure.got, Raised) and failure.got.name.split(".")[-1] in OUTSIDE:
+    if isinstance(failure.got, Raised) and kind(failure.got) in OUTSIDE:
         return failure
     tries = 0
     shrinking = True
@@ -246,24 +245,34 @@ def shrink(room: Room, check: Check, implementation: Implementation, key: Any, f
 
 
 def explain(room: Room, check: Check, learner: Learner, seed: int, failure: Failure) -> Result:
-    """A failure in the learner's words: status, message, counterexample, mistake."""
-    got, difference = failure.got, failure.difference
-    traceback = got.traceback if isinstance(got, Raised) else ""
-    if isinstance(got, Raised):
-        last = got.name.split(".")[-1]
-        if last == "NotImplementedError":
-            return result_of(check, "not_written", "not written yet", traceback=traceback)
-        if last in OUTSIDE:
-            return result_of(check, "failed" if last == "OffLimits" else "error", got.message, traceback=traceback)
-    status: Status = "error" if isinstance(got, Raised) and not isinstance(failure.wanted, Raised) else "failed"
-    example = Counterexample(failure.inputs, difference.wanted, difference.got, difference.where)
-    mistakes: tuple[NamedMistake, ...] = ()
+    """A failure with the name of the mistake, if it is a known one."""
+    result = explain_failure(check, failure)
+    if result.counterexample is None:
+        return result
     try:
         with learner.limited():
-            named = name_mistakes(room, check, learner.implementation, seed, failure.inputs, got)
-            mistakes = tuple(NamedMistake(mistake.id, mistake.says) for mistake in named)
+            named = name_mistakes(room, check, learner.implementation, seed, failure.inputs, failure.got)
     except (RunnerLost, Malformed, ImplementationRaised):
-        pass  # the failure stands; it only stays without a name
-    return result_of(check, status, difference.message, example, mistakes, traceback)
+        return result  # the failure stands; it only stays without a name
+    return replace(result, mistakes=tuple(NamedMistake(mistake.id, mistake.says) for mistake in named))
 
 
+def explain_failure(check: Check, failure: Failure) -> Result:
+    """A failure in the learner's words: status, message, counterexample."""
+    got, difference = failure.got, failure.difference
+    status: Status = "failed"
+    traceback = ""
+    if isinstance(got, Raised):
+        traceback = got.traceback
+        if kind(got) == "NotImplementedError":
+            return result_of(check, "not_written", "not written yet", traceback=traceback)
+        if kind(got) in OUTSIDE:
+            return result_of(check, "failed" if kind(got) == "OffLimits" else "error", got.message, traceback=traceback)
+        if not isinstance(failure.wanted, Raised):
+            status = "error"
+    example = Counterexample(failure.inputs, difference.wanted, difference.got, difference.where)
+    return result_of(check, status, difference.message, example, traceback=traceback)
+
+
+def kind(raised: Raised) -> str:
+    return raised.name.split(".")[-1]

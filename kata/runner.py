@@ -34,7 +34,7 @@ def serve(reader: BinaryIO, writer: BinaryIO, readable: list[str]) -> None:
         send(writer, ({"raised": Host(empty).describe(error, {})}, []))
         return
     active = [protection.name for protection in protections if protection.active]
-    send(writer, ({"result": {"list": active}}, []))
+    send(writer, ({"result": active}, []))
     host = Host(namespace, guard)
 
     def call_back(message: Message) -> Message:

@@ -25,7 +25,7 @@ try:
 except (ImportError, RuntimeError):  # not Linux, or no libseccomp
     pyseccomp = None
 
-MEMORY = 3 << 30  # bytes of address space beyond what is in use at the start
+MEMORY = 2 << 30  # bytes of address space beyond what is in use at the start
 CPU_SECONDS = 300
 OPEN_FILES = 256
 

@@ -73,4 +73,3 @@ def task(node: Definition) -> str:
     if node.name == "__init__":
         return "make the parameters and whatever else it takes."
     return "write it as described above." if ast.get_docstring(node) else f"write {node.name}."
-

@@ -22,7 +22,6 @@ class Counterexample:
     wanted: Any  # a value, or Raised
     got: Any
     where: str  # which part of the result differs; "" for the whole
-    whole_wanted: Any = None  # the part's whole, for heat maps
 
 
 @dataclass(frozen=True)

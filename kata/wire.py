@@ -50,6 +50,11 @@ class Malformed(Exception):
     """What came is not a message; the text says why."""
 
 
+def harmless(text: Any, limit: int = 4000) -> str:
+    """A text that somebody wrote, without the control characters that steer a terminal."""
+    return "".join(c if c.isprintable() or c in "\n\t" else "·" for c in str(text)[:limit])
+
+
 def plain(tensor: Tensor) -> bool:
     """Whether the tensor's values can be carried as raw bytes."""
     return tensor.layout is torch.strided and tensor.device.type == "cpu" and tensor.dtype in NAMES
@@ -90,8 +95,8 @@ def unpack(tree: Tree, tensors: list[Tensor], unwrap: Callable[[dict[str, Any]],
         if kind == "dict":
             return {unpack(k, tensors, unwrap): unpack(v, tensors, unwrap) for k, v in content}
         return unwrap(tree)
-    except (TypeError, ValueError, IndexError, KeyError) as error:
-        raise Malformed(f"a {kind} in the answer does not hold what it should: {error}") from error
+    except (TypeError, ValueError, IndexError, KeyError, RecursionError) as error:
+        raise Malformed(f"a part of the answer does not hold what it should ({type(error).__name__})") from error
 
 
 def send(stream: BinaryIO, message: Message) -> None:
