@@ -51,7 +51,7 @@ doctor: $(VENV)/.ready ## say which protections are active on this machine
 new: $(VENV)/.ready ## lay out the files of a new topic: TOPIC=2_blocks/swiglu
 	$(PY) -m kata new $(TOPIC)
 
-stubs: $(VENV)/.ready ## cut the stubs from the solutions (for developers)
+stubs: $(VENV)/.ready ## write what is generated: stubs and the table of topics (for developers)
 	$(PY) -m kata stubs
 
 test: $(VENV)/.ready-dev ## lint, types, and the tests of graders and tool

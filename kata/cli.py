@@ -243,8 +243,12 @@ def reset(topic: TopicName, yes: Annotated[bool, typer.Option("--yes", help="Do 
 
 @app.command()
 def stubs() -> int:
-    """Cut all stubs from the solutions; for developers."""
-    for topic in load_curriculum().topics:
+    """Write what is generated, the stubs and the README's table; for developers."""
+    from kata import readme
+
+    curriculum = load_curriculum()
+    readme.refresh(curriculum.topics[0].root, curriculum)
+    for topic in curriculum.topics:
         if topic.exercise.exists() and progress.started(topic):
             out.print(f"{relative(topic.exercise)} differs; a copy is kept in {relative(progress.back_up(topic))}")
         progress.write_stub(topic)

@@ -215,7 +215,7 @@ def attempt(room: Room, check: Check, implementation: Implementation, key: Any, 
     wanted = check.run(room.reference, inputs)
     got = check.run(implementation, inputs)
     difference = compare(wanted, got, check.comparison)
-    return difference and Failure(rung, inputs, wanted, got, difference)
+    return Failure(rung, inputs, wanted, got, difference) if difference else None
 
 
 def first_failure(room: Room, check: Check, implementation: Implementation, key: Any) -> Failure | None:

@@ -136,7 +136,8 @@ class Forked:
 
     def __init__(self, zygote: Zygote, pid: int, wire: socket.socket, output: int):
         self.zygote, self.pid, self.wire = zygote, pid, wire
-        self.reader, self.writer = wire.makefile("rb"), wire.makefile("wb")
+        self.reader: BinaryIO = wire.makefile("rb")
+        self.writer: BinaryIO = wire.makefile("wb")
         self.output: BinaryIO = os.fdopen(output, "rb", buffering=0)
 
     def kill(self) -> None:  # it is not reaped before `ended`, so the number is still its own

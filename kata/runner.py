@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from kata.guard import Guard
 from kata.host import Host
@@ -64,8 +64,7 @@ def quiet_streams(output: int) -> None:
     os.dup2(null, 0)
     os.dup2(output, 1)
     os.dup2(output, 2)
-    stream: Any = open(1, "w", buffering=1, encoding="utf-8", errors="replace", closefd=False)
-    sys.stdout = sys.stderr = stream
+    sys.stdout = sys.stderr = os.fdopen(1, "w", buffering=1, encoding="utf-8", errors="replace", closefd=False)
 
 
 def run(reader: BinaryIO, writer: BinaryIO, readable: list[str]) -> None:

@@ -75,10 +75,9 @@ def total(verdict: Verdict) -> Text:
 
 def details(result: Result) -> RenderableType:
     """One failure: its sentence, what differs, on which input, which mistake it is."""
-    parts: list[RenderableType] = [Text(result.says, "italic"), Text()]
     if result.status == "not_written":
-        return framed(result, [Text(result.says, "italic")], "yellow")
-    parts.append(Text(result.message))
+        return framed(result, [Text(result.says, "italic"), Text("not written yet", "yellow")], "yellow")
+    parts: list[RenderableType] = [Text(result.says, "italic"), Text(), Text(result.message)]
     if result.traceback:
         parts += [Text(), Text(result.traceback.rstrip(), "dim")]
     if result.counterexample:

@@ -67,7 +67,7 @@ def pack(value: Any, tensors: list[Tensor], wrap: Callable[[Any], Tree], depth: 
     if depth > MAX_DEPTH:
         raise ValueError(f"a value is nested more than {MAX_DEPTH} deep")
     if isinstance(value, Tensor) and plain(value):
-        tensors.append(value.detach().as_subclass(Tensor).clone())  # type: ignore[attr-defined]
+        tensors.append(value.detach().as_subclass(Tensor).clone())
         return {"tensor": len(tensors) - 1}
     if isinstance(value, (list, tuple)):
         kind = "list" if isinstance(value, list) else "tuple"

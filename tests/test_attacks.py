@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import ROOMS
+from rooms import ROOMS
 
 from kata.processes import ROOT, Starter, Zygote
 from kata.verdict import Verdict

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from conftest import ANSWERS, ROOMS, TOPICS
+from rooms import ANSWERS, ROOMS, TOPICS
 
 from kata.compare import compare
 from kata.mistakes import Mistake

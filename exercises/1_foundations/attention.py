@@ -11,7 +11,6 @@ Dv size of values; `...` stands for any number of leading axes.
 
 import math
 
-import torch
 from torch import Tensor
 
 
