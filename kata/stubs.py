@@ -64,8 +64,11 @@ def body_of(node: Definition, lines: list[str]) -> tuple[int, int, list[str]]:
     if ast.get_docstring(node) is not None:
         start = first.end_lineno or first.lineno
     end = node.end_lineno or node.lineno
-    todo = f"{indent}# TODO: {task(node)}"
-    return start, end, [todo, f"{indent}raise NotImplementedError"]
+    instead = [f"{indent}# TODO: {task(node)}", f"{indent}raise NotImplementedError"]
+    before = lines[first.lineno - 1].encode()[: first.col_offset].decode().rstrip()
+    if start == first.lineno - 1 and before:  # the body stands on the line of its signature
+        instead.insert(0, before)
+    return start, end, instead
 
 
 def task(node: Definition) -> str:

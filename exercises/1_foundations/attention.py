@@ -11,6 +11,7 @@ Dv size of values; `...` stands for any number of leading axes.
 
 import math
 
+import torch
 from torch import Tensor
 
 
