@@ -10,8 +10,8 @@ ROOT = str(Path(__file__).resolve().parent.parent)
 
 
 def main() -> None:
-    # A learner's folder may hold a torch.py: nothing is imported from where one stands.
-    sys.path[:] = [ROOT, *(entry for entry in sys.path[1:] if entry not in ("", ROOT))]
+    # A folder may hold a torch.py: nothing is imported from where one stands, and from here only what is nowhere else.
+    sys.path[:] = [*(entry for entry in sys.path[1:] if entry not in ("", ROOT)), ROOT]
     from kata.cli import run
 
     status = run(sys.argv[1:])

@@ -40,23 +40,21 @@ class Misuse(Exception):
 def run(arguments: list[str]) -> int:
     """Carry out one command; its exit status: 0 right, 1 not right yet, 2 misused."""
     try:
-        status = app(arguments, standalone_mode=False, prog_name="kata")
-        return int(status or 0)
+        status = int(app(arguments, standalone_mode=False, prog_name="kata") or 0)
     except (CurriculumError, Misuse) as error:
         err.print(Text(str(error)))
         return 2
-    except typer.Abort:
-        err.print("stopped; nothing was changed")
-        return 130
-    except KeyboardInterrupt:
-        err.print("stopped")
-        return 130
+    except (typer.Abort, KeyboardInterrupt):
+        status = 130
     except Exception as error:
         show = getattr(error, "show", None)  # click's own messages about options and arguments
         if show is None:
             raise
         show()
         return 2
+    if status == 130:
+        err.print("stopped")
+    return status
 
 
 @app.command()
@@ -132,13 +130,11 @@ def runners() -> Iterator[Starter]:
     """Something that starts runners; it begins to import PyTorch while we do."""
     from kata.processes import CannotStart, starter
 
-    started = starter()
     try:
-        yield started
+        with contextlib.closing(starter()) as started:
+            yield started
     except CannotStart as error:
-        raise Misuse(f"{error}; `python -m kata doctor` says more") from error
-    finally:
-        started.close()
+        raise Misuse(str(error)) from error
 
 
 def remember(topic: Topic, result: Verdict) -> progress.Record:

@@ -119,12 +119,16 @@ def read_answer(file: Path) -> str:
     try:
         if file.is_dir():
             raise Unreadable(f"{file} is a directory; a Python file is wanted")
+        if file.exists() and not file.is_file():
+            raise Unreadable(f"{file} is no regular file; a Python file is wanted")
         size = file.stat().st_size
         if size > MAX_SOURCE:
             raise Unreadable(f"{file} has {size:,} bytes; at most {MAX_SOURCE:,} are graded")
         source = file.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise Unreadable(f"{file} is no text: byte {error.start} is not UTF-8") from error
+    except FileNotFoundError as error:
+        raise Unreadable(f"{file} is not there; `make reset` brings the stub back") from error
     except OSError as error:
         raise Unreadable(f"{file} cannot be read: {error.strerror}") from error
     if not source.strip():
@@ -206,7 +210,8 @@ def start(learner: Learner) -> None:
         raise CannotLoad("error", f"while the file was loaded, it wrote an answer that is none: {error}") from None
     except ImplementationRaised as error:
         name = error.types[0].removeprefix("builtins.").removeprefix("kata.guard.")
-        raise CannotLoad("error", f"the file cannot be loaded: {name}: {error.message}", error.traceback) from None
+        legal = "; PyTorch, NumPy and Python's own library are there" if name == "ModuleNotFoundError" else ""
+        raise CannotLoad("error", f"the file cannot be loaded: {name}: {error.message}{legal}", error.traceback) from None
 
 
 def attempt(room: Room, check: Check, implementation: Implementation, key: Any, rung: Rung) -> Failure | None:

@@ -70,6 +70,12 @@ def environment() -> dict[str, str]:
     return inherited | single | {"TORCHDYNAMO_DISABLE": "1", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONSAFEPATH": ""}
 
 
+def interpreter(module: str, *arguments: str) -> list[str]:
+    """A command that runs `main` of a module; a torch.py lying about in this folder is not imported."""
+    code = f"import sys; sys.path.append(sys.path.pop(0)); from {module} import main; main()"
+    return [sys.executable, "-c", code, *arguments]
+
+
 class Zygote:
     """A process that forks runners; started at once, waited for when first used."""
 
@@ -77,7 +83,7 @@ class Zygote:
         self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "kata.zygote", str(theirs.fileno())],
+                interpreter("kata.zygote", str(theirs.fileno())),
                 cwd=ROOT,
                 env=environment(),
                 stdin=subprocess.DEVNULL,
@@ -165,7 +171,7 @@ class Spawned:
 
     def __init__(self) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "kata.runner"],
+            interpreter("kata.runner"),
             cwd=ROOT,
             env=environment(),
             stdin=subprocess.PIPE,
