@@ -158,9 +158,9 @@ def printed_value(value: Any) -> Text:
 
 def matrix(tensor: Tensor, wrong: Tensor | None = None) -> Text:
     """Up to two axes as aligned numbers; those that are wrong in red, with a star if others are right."""
-    rows = tensor.reshape(-1, tensor.shape[-1]) if tensor.ndim else tensor.reshape(1, 1)
-    if rows.numel() == 0:
+    if tensor.numel() == 0:
         return Text("(empty)")
+    rows = tensor.reshape(-1, tensor.shape[-1]) if tensor.ndim else tensor.reshape(1, 1)
     if rows.numel() > 4 * WHOLE:
         return Text(describe(tensor), "dim")
     marks = wrong.reshape(rows.shape) if wrong is not None else torch.zeros_like(rows, dtype=torch.bool)
