@@ -64,7 +64,7 @@ def test_scan_tells_call_and_line(source: str, line: int, name: str) -> None:
         "def softmax(x, dim):\n    return x\ndef attention_weights(q, k):\n    return softmax(q @ k.mT, -1)",
         "import torch\ndef softmax(x, dim):\n    return x\nif __name__ == '__main__':\n    print(torch.softmax(x, 0))",
         "import torch\ndef softmax(x, dim):\n    return x\ndef test_softmax():\n    assert softmax(x, 0) == torch.softmax(x, 0)",
-        "class A:\n    def softmax(self, x):\n        return x\n    def run(self, x):\n        return self.softmax(x)\ndef softmax(x, dim):\n    return A().run(x)",
+        "class A:\n    def softmax(self, x):\n        return x\ndef softmax(x, dim):\n    return A().softmax(x)",
         "import torch\ndef softmax(x, dim):\n    return torch.exp(x - torch.logsumexp(x, dim, keepdim=True))",
     ],
     ids=range(6),

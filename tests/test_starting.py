@@ -38,10 +38,8 @@ def test_spawned_runner_grades_alike(spawner: Starter, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "body, says",
     [
-        ("import os; os._exit(0)", "exited by itself (status 0)"),
         ("print('x' * 100_000); import os; os.kill(os.getpid(), 9)", "crashed: SIGKILL"),
         ("while True: pass", "ran longer than 3 s"),
-        ("open('/etc/passwd')", "PermissionError"),
         ("import socket; socket.socket()", "PermissionError"),
     ],
 )

@@ -13,7 +13,7 @@ from rooms import ROOMS
 
 from kata import terminal
 from kata.stubs import cut
-from kata.verdict import Verdict, to_json
+from kata.verdict import Counterexample, Verdict, to_json
 
 ROOM = ROOMS["attention"]
 Grade = Callable[..., Verdict]
@@ -49,7 +49,19 @@ def test_a_failure_shows_sentence_input_wanted_got_mistake_and_next_step(verdict
         "Vaswani et al. 2017",
     ):
         assert part in shown
-    assert "█" in screen(verdict_on("attention", wrong("mask-transposed")))
+
+
+def test_matrices_are_shown_side_by_side_with_heat_maps_and_stars_where_they_differ() -> None:
+    wanted = torch.eye(3, dtype=torch.float64)
+    got = wanted.clone()
+    got[0, 2] = 0.5
+    stream = io.StringIO()
+    parts = terminal.counterexample(Counterexample({}, wanted.expand(2, 3, 3), torch.stack([wanted, got]), ""))
+    Console(file=stream, width=80).print(*parts)
+    shown = [line.rstrip() for line in stream.getvalue().splitlines()]
+    assert shown[1] == "at [1]      at [1]"
+    assert shown[2].split() == ["1", "0", "0", "*", "1", "0", "0.5*"] or shown[2].split() == ["1", "0", "0*", "1", "0", "0.5*"]
+    assert any(line.startswith("██") and "▒▒" in line for line in shown)
 
 
 def test_all_shows_every_failure(verdict_on: Grade) -> None:
