@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from kata.checks import Check
-from kata.compare import Outcome, Raised, Value, same_kind_of_failure
+from kata.compare import Outcome, Raised, Value, compare, same_kind_of_failure
 from kata.implementation import Implementation
 from kata.inputs import Rung
 from kata.mistakes import Mistake
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 FRESH = 4  # fresh inputs for the failing check
 TELLING = 4  # different numbers that an outcome must hold to tell mistakes apart by itself
+TELLING_BOOLEANS = 16  # or so many booleans, of both kinds: a pattern
 
 
 def name_mistakes(room: Room, check: Check, answer: Implementation, seed: int, inputs: dict[str, Any], got: Outcome) -> list[Mistake]:
@@ -67,8 +69,14 @@ def agree_elsewhere(room: Room, failed: Check, answer: Implementation, seed: int
             if isinstance(seen, Raised) and seen.name == "NotImplementedError":
                 continue
             asked += 1
+            wanted = check.run(room.reference, rung.inputs(check.inputs, key))
+            right = compare(wanted, seen, check.comparison) is None
             for mistake in fitting:
-                agreements[mistake.id] += behaves(check, mistake, rung, key, seen)
+                if right:  # then so must the mistake be; an exception's words may differ
+                    done = check.run(mistake.implementation, rung.inputs(check.inputs, key))
+                    agreements[mistake.id] += compare(wanted, done, check.comparison) is None
+                else:
+                    agreements[mistake.id] += behaves(check, mistake, rung, key, seen)
     most = max(agreements.values(), default=0)
     if strict and most < asked:
         return []
@@ -82,8 +90,14 @@ def spread(rungs: list[Rung], number: int) -> list[Rung]:
 
 
 def telling(outcome: Outcome) -> bool:
-    """Whether so many different numbers were seen that an accident is out of the question."""
+    """Whether so much was seen that an accident is out of the question."""
     if not isinstance(outcome, Value):
         return False
-    tensors = [leaf for leaf in tree_leaves(outcome.value) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
-    return any(tensor.unique().numel() >= TELLING for tensor in tensors)
+    return any(tells(leaf) for leaf in tree_leaves(outcome.value) if isinstance(leaf, Tensor))
+
+
+def tells(tensor: Tensor) -> bool:
+    """Whether it holds many different numbers, or a pattern of booleans."""
+    if tensor.dtype == torch.bool:
+        return tensor.numel() >= TELLING_BOOLEANS and tensor.unique().numel() == 2
+    return tensor.is_floating_point() and tensor.unique().numel() >= TELLING
