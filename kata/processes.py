@@ -64,10 +64,10 @@ def starter() -> Starter:
 
 
 def environment() -> dict[str, str]:
-    """One thread, no compiler, and nothing about the judge."""
+    """One thread, and nothing about the judge."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("KATA_", "PYTEST_"))}
     single = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-    return inherited | single | {"TORCHDYNAMO_DISABLE": "1", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONSAFEPATH": ""}
+    return inherited | single | {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONSAFEPATH": ""}
 
 
 def interpreter(module: str, *arguments: str) -> list[str]:

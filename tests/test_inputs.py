@@ -15,6 +15,7 @@ def test_ladder_starts_smallest_and_has_rungs_with_all_sizes_different_and_all_e
     assert set(sizes[0].values()) == {1}
     assert any(len(set(rung.values())) == len(rung) for rung in sizes)
     assert any(set(rung.values()) == {3} for rung in sizes)
+    assert any(len(set(rung.values())) == len(rung) and 1 in rung.values() for rung in sizes)
     assert any(rung["L"] > rung["S"] for rung in sizes) and any(rung["L"] < rung["S"] for rung in sizes)
 
 
