@@ -27,8 +27,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Practise building Transformers, and find out whether you can.",
 )
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+out = Console(highlight=False, markup=False)
+err = Console(stderr=True, highlight=False, markup=False)
 
 TopicName = Annotated[str, typer.Argument(metavar="TOPIC", help="A topic's name, such as attention.")]
 
@@ -84,9 +84,10 @@ def check_one(topic: Topic, file: Path | None, seed: int, as_json: bool, everyth
         raise Misuse(f"there is no file {file}")
     with runners() as starter:
         from kata import judge, verdict
+        from kata.room import Room
 
         answer = relative(file or topic.exercise)
-        result = judge.grade(judge.Room(topic), answer, starter, seed)
+        result = judge.grade(Room(topic), answer, starter, seed)
     hints_left = len(topic.hints)
     if file is None:
         hints_left -= remember(topic, result).hints
@@ -102,10 +103,11 @@ def check_one(topic: Topic, file: Path | None, seed: int, as_json: bool, everyth
 def check_many(topics: list[Topic], seed: int, as_json: bool) -> int:
     with runners() as starter:
         from kata import judge, verdict
+        from kata.room import Room
 
         results = []
         for topic in topics:
-            results.append(judge.grade(judge.Room(topic), relative(topic.exercise), starter, seed))
+            results.append(judge.grade(Room(topic), relative(topic.exercise), starter, seed))
             remember(topic, results[-1])
     if as_json:
         print(json.dumps([verdict.to_json(result) for result in results], indent=1))

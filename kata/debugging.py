@@ -8,11 +8,13 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
+from kata.answer import Unreadable, read_answer
 from kata.curriculum import Topic
 from kata.host import Local
 from kata.implementation import Implementation
-from kata.judge import Room, Unreadable, explain_failure, first_failure, read_answer
+from kata.judge import explain_failure, first_failure
 from kata.loading import load
+from kata.room import Room
 from kata.terminal import details
 
 

@@ -8,7 +8,7 @@ must also do what the answer does in every other check.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,9 +19,7 @@ from kata.compare import Outcome, Raised, Value, compare, same_kind_of_failure
 from kata.implementation import Implementation
 from kata.inputs import Rung
 from kata.mistakes import Mistake
-
-if TYPE_CHECKING:
-    from kata.judge import Room
+from kata.room import Room
 
 FRESH = 4  # fresh inputs for the failing check
 TELLING = 4  # different numbers that an outcome must hold to tell mistakes apart by itself

@@ -197,6 +197,7 @@ class Local:
 
     def __init__(self, namespace: ModuleType):
         self.host = Host(namespace)
+        self.last: Any = None
 
     def exchange(self, message: Message, call_back: CallBack) -> Message:
         return self.host.answer(message, call_back)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from kata.implementation import Implementation, exception_from
 from kata.processes import OUTPUT_KEPT, WALL_SECONDS, Output, Process, RunnerLost, Starter, deadline, how_it_ended
@@ -24,6 +25,7 @@ class Learner:
         self.process: Process | None = None
         self.output: Output | None = None
         self.late = False
+        self.last: Any = None
         self.printed: list[str] = []
         self.protections: list[str] = []
         self.implementation = Implementation(self)

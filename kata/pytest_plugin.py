@@ -18,6 +18,7 @@ from kata import judge, terminal
 from kata.checks import Check
 from kata.curriculum import Topic, load_curriculum
 from kata.processes import Starter, starter
+from kata.room import Room
 from kata.verdict import Result, Verdict
 
 STARTER = pytest.StashKey[Starter]()
@@ -59,7 +60,7 @@ class Grader(pytest.File):
     verdict: Verdict | None = None
 
     def collect(self) -> Iterator[pytest.Item]:
-        self.room = judge.Room(self.topic)
+        self.room = Room(self.topic)
         for check in self.room.checks:
             item: CheckItem = CheckItem.from_parent(self, name=check.name)
             item.grader, item.check = self, check

@@ -69,6 +69,10 @@ def pack(value: Any, tensors: list[Tensor], wrap: Callable[[Any], Tree], depth: 
     if isinstance(value, Tensor) and plain(value):
         tensors.append(value.detach().as_subclass(Tensor).clone())
         return {"tensor": len(tensors) - 1}
+    if isinstance(value, (bytes, bytearray)):
+        return {"bytes": value.hex()}
+    if isinstance(value, (set, frozenset)):
+        return {"set": [pack(item, tensors, wrap, depth + 1) for item in value]}
     if isinstance(value, (list, tuple)):
         kind = "list" if isinstance(value, list) else "tuple"
         return {kind: [pack(item, tensors, wrap, depth + 1) for item in value]}
@@ -92,6 +96,10 @@ def unpack(tree: Tree, tensors: list[Tensor], unwrap: Callable[[dict[str, Any]],
             return [unpack(item, tensors, unwrap) for item in content]
         if kind == "tuple":
             return tuple(unpack(item, tensors, unwrap) for item in content)
+        if kind == "bytes":
+            return bytes.fromhex(content)
+        if kind == "set":
+            return {unpack(item, tensors, unwrap) for item in content}
         if kind == "dict":
             return {unpack(k, tensors, unwrap): unpack(v, tensors, unwrap) for k, v in content}
         return unwrap(tree)

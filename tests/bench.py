@@ -18,9 +18,10 @@ from rich.console import Console
 from rich.table import Table
 
 from kata.curriculum import ROOT, load_curriculum
-from kata.judge import Room, grade
+from kata.judge import grade
 from kata.learner import Learner
 from kata.processes import Starter, starter
+from kata.room import Room
 
 COLD_RUNS = 7
 WARM_RUNS = 15

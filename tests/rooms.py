@@ -6,8 +6,8 @@ from pathlib import Path
 from types import ModuleType
 
 from kata.curriculum import load_curriculum
-from kata.judge import Room
 from kata.loading import load
+from kata.room import Room
 
 ANSWERS = Path(__file__).parent / "answers"
 TOPICS = load_curriculum().topics

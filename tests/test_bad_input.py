@@ -17,8 +17,9 @@ import pytest
 from rooms import ROOMS
 
 from kata import cli, progress
+from kata.answer import MAX_SOURCE
 from kata.curriculum import ROOT, CurriculumError, load_curriculum
-from kata.judge import MAX_SOURCE, grade
+from kata.judge import grade
 from kata.processes import Starter
 from kata.verdict import Verdict
 

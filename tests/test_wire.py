@@ -15,9 +15,11 @@ from hypothesis import strategies as st
 from kata.wire import DTYPES, Malformed, harmless, pack, receive, send, unpack
 
 shapes = st.lists(st.integers(0, 4), max_size=4)
-leaves = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5)
+leaves = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5) | st.binary(max_size=5)
 values = st.recursive(
-    leaves, lambda v: st.lists(v, max_size=3) | st.tuples(v) | st.dictionaries(st.text(max_size=3), v, max_size=3), max_leaves=8
+    leaves,
+    lambda v: st.lists(v, max_size=3) | st.tuples(v) | st.frozensets(st.integers()) | st.dictionaries(st.text(max_size=3), v, max_size=3),
+    max_leaves=8,
 )
 
 
@@ -91,7 +93,18 @@ def test_what_is_not_legal_is_refused(stream: io.BytesIO) -> None:
 
 @pytest.mark.parametrize(
     "tree",
-    [[], {}, {"tensor": 3}, {"tensor": "0"}, {"list": 5}, {"dict": [[1]]}, {"dict": [[{"list": []}, 1]]}, {"tuple": None}],
+    [
+        [],
+        {},
+        {"tensor": 3},
+        {"tensor": "0"},
+        {"list": 5},
+        {"dict": [[1]]},
+        {"dict": [[{"list": []}, 1]]},
+        {"tuple": None},
+        {"bytes": "xy"},
+        {"set": [{"list": []}]},
+    ],
     ids=str,
 )
 def test_a_tree_that_holds_nonsense_is_refused(tree: Any) -> None:
