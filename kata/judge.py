@@ -140,8 +140,7 @@ def start(learner: Learner) -> None:
 
 def attempt(room: Room, check: Check, implementation: Implementation, key: Any, rung: Rung) -> Failure | None:
     """Run a check on one rung, on reference and answer."""
-    inputs = rung.inputs(check.inputs, key)
-    wanted = check.run(room.reference, inputs)
+    inputs, wanted = room.wanted(check, rung, key)
     got = check.run(implementation, inputs)
     difference = compare(wanted, got, check.comparison)
     return Failure(rung, inputs, wanted, got, difference) if difference else None
