@@ -62,7 +62,8 @@ def pack(value: Any, tensors: list[Tensor], wrap: Callable[[Any], Tree], depth: 
     if depth > MAX_DEPTH:
         raise ValueError(f"a value is nested more than {MAX_DEPTH} deep")
     if isinstance(value, Tensor) and plain(value):
-        tensors.append(value.detach().as_subclass(Tensor).clone())  # type: ignore[attr-defined]
+        # a plain clone of a single number keeps the stride of the view it came from, and has no raw bytes then
+        tensors.append(value.detach().as_subclass(Tensor).clone(memory_format=torch.contiguous_format))  # type: ignore[attr-defined]
         return {"tensor": len(tensors) - 1}
     if isinstance(value, (list, tuple)):
         kind = "list" if isinstance(value, list) else "tuple"
