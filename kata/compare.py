@@ -96,7 +96,10 @@ def close(rtol: float | None = None, atol: float | None = None) -> Comparison:
     def difference(wanted: Any, got: Any) -> Difference | None:
         return differ(wanted, got, "", rtol, atol)
 
-    return Comparison(difference, lambda one, other: difference(one, other) is None)
+    def alike(one: Any, other: Any) -> bool:
+        return difference(one, other) is None and difference(other, one) is None  # 4 may stand for 4.0, not 4.0 for 4
+
+    return Comparison(difference, alike)
 
 
 def at_most(factor: float, least: float = 0.0) -> Comparison:

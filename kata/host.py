@@ -148,9 +148,10 @@ class Host:
     def callback(self, key: int, call_back: CallBack) -> Callable[..., Any]:
         """A function of the check, to be called by the implementation."""
 
-        def function(*args: Any) -> Any:
+        def function(*args: Any, **kwargs: Any) -> Any:
             tensors: list[Tensor] = []
-            reply, returned = call_back(({"callback": key, "args": pack(list(args), tensors, self.wrap)}, tensors))
+            given = {"args": pack(list(args), tensors, self.wrap), "kwargs": pack(kwargs, tensors, self.wrap)}
+            reply, returned = call_back(({"callback": key, **given}, tensors))
             if "raised" in reply:
                 raise RuntimeError(f"the function you called could not use these arguments: {reply['raised']}")
             return unpack(reply["result"], returned, self.unwrapper(call_back))

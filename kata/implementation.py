@@ -131,11 +131,11 @@ def ask(operation: str, target: Function, args: tuple[Any, ...], kwargs: dict[st
         header, tensors = request
         try:
             function = callbacks[header["callback"]]
-            values = unpack(header["args"], tensors, unwrap)
+            values, named = unpack(header["args"], tensors, unwrap), unpack(header["kwargs"], tensors, unwrap)
         except (KeyError, IndexError, TypeError) as error:
             raise Malformed("it called back what it was never given") from error
         try:
-            return message({}, {"result": function(*values)})
+            return message({}, {"result": function(*values, **named)})
         except ImplementationRaised as error:
             return {"raised": f"{error.builtin}: {error.message}"}, []
         except Exception as error:

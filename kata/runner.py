@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from typing import Any, BinaryIO
 
 import torch
@@ -80,8 +81,10 @@ def run(reader: BinaryIO, writer: BinaryIO, readable: list[str]) -> None:
     try:
         serve(reader, writer, readable)
         sys.stdout.flush()
-    finally:
-        os._exit(0)
+    except BaseException:  # none is expected; what it was stands in the output
+        traceback.print_exc()
+        os._exit(70)
+    os._exit(0)
 
 
 def main() -> None:

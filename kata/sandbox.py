@@ -66,6 +66,7 @@ def readable_paths() -> list[str]:
 
 def confine(readable: Sequence[str]) -> list[Protection]:
     """Give up, for good, what an answer has no use for; says what could be given up."""
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = sys.prefix  # torch.nn.attention asks for a place when it is imported
     done = [limit_resources()]
     if sys.platform == "linux":
         libc = ctypes.CDLL(None, use_errno=True)

@@ -51,9 +51,18 @@ def whole(node: Definition | ast.ClassDef, lines: list[str]) -> tuple[int, int, 
     while start > 0 and lines[start - 1].lstrip().startswith("#"):
         start -= 1
     end = node.end_lineno or node.lineno
-    while end < len(lines) and not lines[end].strip():
-        end += 1
+    after = end
+    while after < len(lines) and not lines[after].strip():
+        after += 1
+    if after < len(lines) and indent_of(lines[after]) == node.col_offset:
+        return start, after, []
+    while start > 0 and not lines[start - 1].strip():  # the last of its class: the blank lines before it go
+        start -= 1
     return start, end, []
+
+
+def indent_of(line: str) -> int:
+    return len(line) - len(line.lstrip())
 
 
 def body_of(node: Definition, lines: list[str]) -> tuple[int, int, list[str]]:

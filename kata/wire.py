@@ -67,7 +67,8 @@ def pack(value: Any, tensors: list[Tensor], wrap: Callable[[Any], Tree], depth: 
     if depth > MAX_DEPTH:
         raise ValueError(f"a value is nested more than {MAX_DEPTH} deep")
     if isinstance(value, Tensor) and plain(value):
-        tensors.append(value.detach().as_subclass(Tensor).clone())
+        # a plain clone of a single number keeps the stride of the view it came from, and has no raw bytes then
+        tensors.append(value.detach().as_subclass(Tensor).clone(memory_format=torch.contiguous_format))
         return {"tensor": len(tensors) - 1}
     if isinstance(value, (bytes, bytearray)):
         return {"bytes": value.hex()}
