@@ -2,7 +2,7 @@
 
 from kata.checks import check
 from kata.compare import at_most, close
-from kata.implementation import cost, failure, gradients, held, inputs_after, parameters, with_weights
+from kata.implementation import cost, failure, gradients, held, inputs_after, parameters, trained, with_weights
 from kata.inputs import booleans, choice, count, distinct, index, indices, normal, seed, size
 
 __all__ = [
@@ -24,5 +24,6 @@ __all__ = [
     "parameters",
     "seed",
     "size",
+    "trained",
     "with_weights",
 ]

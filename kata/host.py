@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
+from kata import training
 from kata.costs import CostMode
 from kata.wire import DTYPES, NAMES, Message, Tree, pack, unpack
 
@@ -110,10 +111,14 @@ class Host:
         return {name: list(p.shape) for name, p in target.named_parameters(remove_duplicate=False)}
 
     def load(self, target: torch.nn.Module, args: list[Any], kwargs: dict[str, Any]) -> None:
-        target.double()
+        target.to(args[1])
         with torch.no_grad():
             for name, parameter in target.named_parameters(remove_duplicate=False):
                 parameter.copy_(args[0][name])
+
+    def train(self, target: torch.nn.Module, args: list[Any], kwargs: dict[str, Any], seed: int) -> list[float]:
+        with torch.enable_grad():
+            return training.train(target, *args, watch=self.call, seed=seed)
 
     # References.
 

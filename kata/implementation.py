@@ -202,11 +202,34 @@ def parameters(module: Function) -> dict[str, list[int]]:
     return ask("parameters", module, (), {})
 
 
-def with_weights(module: Function, seed: int) -> Function:
-    """The module in float64, each parameter drawn from the seed, its name and its shape."""
+def with_weights(module: Function, seed: int, dtype: torch.dtype = torch.float64) -> Function:
+    """The module in this dtype, each parameter drawn from the seed, its name and its shape."""
     weights = {name: weight(name, shape, seed) for name, shape in parameters(module).items()}
-    ask("load", module, (weights,), {})
+    ask("load", module, (weights, dtype), {})
     return module
+
+
+def trained(
+    module: Function,
+    data: list[Tensor],
+    picks: Tensor,
+    lr: float,
+    ignore_index: int = -100,
+    report: Callable[[int, float], Any] | None = None,
+    seed: int = 0,
+) -> list[float]:
+    """Train a module in place by Adam on cross-entropy, and put it into evaluation mode.
+
+    Args:
+        data: inputs, (N, ...) each, and last the targets, (N, L).
+        picks: which rows make the batch of each step, (steps, B).
+        report: called now and then with the step and its loss.
+
+    Returns:
+        The loss of each step, as the other side tells it; what the module has
+        learnt is to be measured by asking it.
+    """
+    return ask("train", module, (data, picks, lr, ignore_index, report), {}, seed=seed)
 
 
 def weight(name: str, shape: list[int], seed: int) -> Tensor:

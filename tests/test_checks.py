@@ -7,7 +7,7 @@ import torch
 
 from kata.checks import check
 from kata.compare import Raised, Value
-from kata.grading import cost, failure, gradients, held, inputs_after, normal, parameters, with_weights
+from kata.grading import cost, failure, gradients, held, inputs_after, normal, parameters, trained, with_weights
 from kata.host import Local
 from kata.implementation import Implementation, ImplementationRaised
 from kata.loading import load
@@ -115,6 +115,28 @@ def test_weights_depend_on_seed_and_name_and_shape_alone(impl: Implementation) -
     assert torch.equal(one, same) and not torch.equal(one, other)
     with pytest.raises(ImplementationRaised, match=r"Counter must be a torch\.nn\.Module"):
         with_weights(impl.Counter(), 1)
+
+
+def test_training_reaches_what_can_be_learnt_and_reports(impl: Implementation) -> None:
+    source = """
+import torch
+class Table(torch.nn.Module):
+    def __init__(self, n):
+        super().__init__()
+        self.logits = torch.nn.Embedding(n, n)
+        self.drop = torch.nn.Dropout(0.5)
+        self.idle = torch.nn.Parameter(torch.ones(3))
+    def forward(self, ids):
+        return self.logits(ids) if self.training else 2 * self.logits(ids)
+"""
+    model = with_weights(Implementation(Local(load(source, "table.py", "table"))).Table(5), 0, torch.float32)
+    ids = torch.arange(5)[:, None]
+    reports = []
+    losses = trained(model, [ids, (ids + 1) % 5], torch.arange(5).expand(60, 5), 0.3, report=lambda *both: reports.append(both))
+    assert len(losses) == 60 and losses[-1] < 0.1 < losses[0]
+    assert [step for step, _ in reports] == [0, 10, 20, 30, 40, 50, 59]
+    assert model.training is False
+    assert torch.equal(model(ids).argmax(-1), (ids + 1) % 5)
 
 
 def test_held_results_keep_their_storage_and_graph(impl: Implementation) -> None:
