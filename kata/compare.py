@@ -93,7 +93,10 @@ def close(rtol: float | None = None, atol: float | None = None) -> Comparison:
     def difference(wanted: Any, got: Any) -> Difference | None:
         return differ(wanted, got, "", rtol, atol)
 
-    return Comparison(difference, lambda one, other: difference(one, other) is None)
+    def alike(one: Any, other: Any) -> bool:  # both ways: 3 will do where 3.0 is wanted, but not the other way round
+        return difference(one, other) is None and difference(other, one) is None
+
+    return Comparison(difference, alike)
 
 
 def at_most(factor: float, least: float = 0.0) -> Comparison:
