@@ -10,10 +10,11 @@ from typing import Any
 
 from torch import Tensor
 
-from kata.compare import Comparison, Outcome, Raised, Value, close
+from kata.compare import Comparison, Outcome, Raised, Value, close, describe
 from kata.implementation import Implementation, ImplementationRaised
 from kata.inputs import Rung, Strategy, ladder
 from kata.loading import load
+from kata.wire import Malformed
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,11 @@ class Check:
             return Value(self.function(implementation, **copies(inputs)))
         except ImplementationRaised as error:
             return Raised(error.types, error.message, error.traceback)
+        except Malformed:
+            raise
+        except Exception as error:  # the check stumbles over what it was given; on the reference our tests would see it
+            came = describe(implementation._channel.last)
+            return Raised(("kata.Unusable",), f"{came} came back, and the check cannot go on with it: {error}")
 
 
 def copies(inputs: Mapping[str, Any]) -> dict[str, Any]:

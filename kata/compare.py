@@ -7,7 +7,7 @@ that belongs to the dtype; integers, booleans and strings exactly.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -77,7 +77,10 @@ def compare(wanted: Outcome, got: Outcome, comparison: Comparison) -> Difference
         return Difference(f"{wanted.name} wanted, but nothing was raised", wanted=wanted, got=got.value)
     if isinstance(got, Raised):
         return Difference(f"{got.name}: {got.message}", wanted=wanted.value, got=got)
-    return comparison.difference(wanted.value, got.value)
+    found = comparison.difference(wanted.value, got.value)
+    if found and found.where:
+        return replace(found, message=f"in result{found.where}: {found.message}")
+    return found
 
 
 def same_kind_of_failure(one: Outcome, other: Outcome, comparison: Comparison) -> bool:
@@ -93,8 +96,8 @@ def close(rtol: float | None = None, atol: float | None = None) -> Comparison:
     def difference(wanted: Any, got: Any) -> Difference | None:
         return differ(wanted, got, "", rtol, atol)
 
-    def alike(one: Any, other: Any) -> bool:  # both ways: 3 will do where 3.0 is wanted, but not the other way round
-        return difference(one, other) is None and difference(other, one) is None
+    def alike(one: Any, other: Any) -> bool:
+        return difference(one, other) is None and difference(other, one) is None  # 4 may stand for 4.0, not 4.0 for 4
 
     return Comparison(difference, alike)
 

@@ -20,7 +20,7 @@ from torch.utils.flop_counter import flop_registry
 aten = torch.ops.aten
 
 
-class CostMode(TorchDispatchMode):
+class CostMode(TorchDispatchMode):  # type: ignore[misc]  # PyTorch is skipped when types are checked
     """Counts floating-point operations of products and the numbers in the largest tensor made."""
 
     def __init__(self) -> None:

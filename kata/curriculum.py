@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import difflib
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from kata.toml import TOMLError, parse
 
 ROOT = Path(__file__).resolve().parent.parent
 FILE = "curriculum.toml"
@@ -103,10 +99,10 @@ def load_curriculum(root: Path = ROOT) -> Curriculum:
     """
     file = root / FILE
     try:
-        data = tomllib.loads(file.read_text(encoding="utf-8"))
+        data = parse(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise CurriculumError(f"{FILE} cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (TOMLError, UnicodeDecodeError) as error:
         raise CurriculumError(f"{FILE} is not legal TOML: {error}") from error
     require_keys(FILE, data, {"chapters": dict, "off_limits": list, "topic": list})
     everywhere = rules_of(f"{FILE}: off_limits", data["off_limits"])

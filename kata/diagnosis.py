@@ -8,27 +8,25 @@ must also do what the answer does in every other check.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from kata.checks import Check
-from kata.compare import Outcome, Raised, Value, same_kind_of_failure
+from kata.compare import Outcome, Raised, Value, compare, same_kind_of_failure
 from kata.implementation import Implementation
 from kata.inputs import Rung
 from kata.mistakes import Mistake
-
-if TYPE_CHECKING:
-    from kata.judge import Room
+from kata.room import Room
 
 FRESH = 4  # fresh inputs for the failing check
 TELLING = 4  # different numbers that an outcome must hold to tell mistakes apart by itself
+TELLING_BOOLEANS = 16  # or so many booleans, of both kinds: a pattern
 
 
-def name_mistakes(
-    room: Room, check: Check, answer: Implementation, seed: int, inputs: dict[str, Any], got: Outcome
-) -> list[Mistake]:
+def name_mistakes(room: Room, check: Check, answer: Implementation, seed: int, inputs: dict[str, Any], got: Outcome) -> list[Mistake]:
     """The mistakes that behave like the answer, best first; more than one if nothing tells them apart.
 
     Args:
@@ -52,9 +50,7 @@ def behaves(check: Check, mistake: Mistake, rung: Rung, key: Any, seen: Outcome)
     return same_kind_of_failure(seen, check.run(mistake.implementation, rung.inputs(check.inputs, key)), check.comparison)
 
 
-def agree_elsewhere(
-    room: Room, failed: Check, answer: Implementation, seed: int, fitting: list[Mistake], strict: bool
-) -> list[Mistake]:
+def agree_elsewhere(room: Room, failed: Check, answer: Implementation, seed: int, fitting: list[Mistake], strict: bool) -> list[Mistake]:
     """Of the mistakes that fit, those that do most of what the answer does in the other checks.
 
     Args:
@@ -71,8 +67,14 @@ def agree_elsewhere(
             if isinstance(seen, Raised) and seen.name == "NotImplementedError":
                 continue
             asked += 1
+            _, wanted = room.wanted(check, rung, key)
+            right = compare(wanted, seen, check.comparison) is None
             for mistake in fitting:
-                agreements[mistake.id] += behaves(check, mistake, rung, key, seen)
+                if right:  # then so must the mistake be; an exception's words may differ
+                    done = check.run(mistake.implementation, rung.inputs(check.inputs, key))
+                    agreements[mistake.id] += compare(wanted, done, check.comparison) is None
+                else:
+                    agreements[mistake.id] += behaves(check, mistake, rung, key, seen)
     most = max(agreements.values(), default=0)
     if strict and most < asked:
         return []
@@ -86,9 +88,14 @@ def spread(rungs: list[Rung], number: int) -> list[Rung]:
 
 
 def telling(outcome: Outcome) -> bool:
-    """Whether so many different numbers were seen that an accident is out of the question."""
+    """Whether so much was seen that an accident is out of the question."""
     if not isinstance(outcome, Value):
         return False
-    tensors = [leaf for leaf in tree_leaves(outcome.value) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
-    return any(tensor.unique().numel() >= TELLING for tensor in tensors)
+    return any(tells(leaf) for leaf in tree_leaves(outcome.value) if isinstance(leaf, Tensor))
 
+
+def tells(tensor: Tensor) -> bool:
+    """Whether it holds many different numbers, or a pattern of booleans."""
+    if tensor.dtype == torch.bool:
+        return tensor.numel() >= TELLING_BOOLEANS and tensor.unique().numel() == 2
+    return tensor.is_floating_point() and tensor.unique().numel() >= TELLING

@@ -86,7 +86,7 @@ class Guard:
         raise OffLimits(self.broken)
 
 
-class Watch(TorchFunctionMode):
+class Watch(TorchFunctionMode):  # type: ignore[misc]  # PyTorch is skipped when types are checked
     """Sees the functions that the answer calls, under their own names."""
 
     def __init__(self, guard: Guard):

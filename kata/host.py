@@ -148,9 +148,10 @@ class Host:
     def callback(self, key: int, call_back: CallBack) -> Callable[..., Any]:
         """A function of the check, to be called by the implementation."""
 
-        def function(*args: Any) -> Any:
+        def function(*args: Any, **kwargs: Any) -> Any:
             tensors: list[Tensor] = []
-            reply, returned = call_back(({"callback": key, "args": pack(list(args), tensors, self.wrap)}, tensors))
+            given = {"args": pack(list(args), tensors, self.wrap), "kwargs": pack(kwargs, tensors, self.wrap)}
+            reply, returned = call_back(({"callback": key, **given}, tensors))
             if "raised" in reply:
                 raise RuntimeError(f"the function you called could not use these arguments: {reply['raised']}")
             return unpack(reply["result"], returned, self.unwrapper(call_back))
@@ -164,7 +165,7 @@ class Host:
             file = self.namespace.__name__
             own = [n for n, v in vars(self.namespace).items() if getattr(v, "__module__", None) == file]
             near = difflib.get_close_matches(name, own, n=1, cutoff=0.5)
-            hint = f"; did you mean this name for `{near[0]}`?" if near else ""
+            hint = f"; is `{near[0]}` meant to be it?" if near else ""
             raise Missing(f"there is no `{name}` in the file{hint}") from None
 
     def describe(self, error: BaseException, header: dict[str, Any]) -> dict[str, Any]:
@@ -197,6 +198,7 @@ class Local:
 
     def __init__(self, namespace: ModuleType):
         self.host = Host(namespace)
+        self.last: Any = None
 
     def exchange(self, message: Message, call_back: CallBack) -> Message:
         return self.host.answer(message, call_back)

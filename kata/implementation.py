@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from kata.wire import DTYPES, NAMES, Malformed, Message, Tree, pack, unpack
+from kata.wire import DTYPES, NAMES, Malformed, Message, Tree, harmless, pack, unpack
 
 
 class ImplementationRaised(Exception):
@@ -32,8 +32,23 @@ class ImplementationRaised(Exception):
         return (builtins or self.types)[0].removeprefix("builtins.")
 
 
+def exception_from(raised: Any) -> ImplementationRaised:
+    """The exception that a reply tells of.
+
+    Raises:
+        Malformed: it tells of none.
+    """
+    try:
+        types = tuple(harmless(name, 200) for name in raised["types"])
+        return ImplementationRaised(types or ("Exception",), harmless(raised["message"]), harmless(raised["traceback"]))
+    except (KeyError, TypeError, IndexError) as error:
+        raise Malformed("an exception came without its type and text") from error
+
+
 class Channel(Protocol):
     """Carries one request to an implementation and its reply back."""
+
+    last: Any  # what came back last
 
     def exchange(self, message: Message, call_back: Callable[[Message], Message]) -> Message: ...
 
@@ -101,7 +116,7 @@ def ask(operation: str, target: Function, args: tuple[Any, ...], kwargs: dict[st
     def unwrap(tree: dict[str, Any]) -> Any:
         kind, content = next(iter(tree.items()))
         if kind == "object":
-            return Object(channel, int(content), str(tree["type"]))
+            return Object(channel, int(content), harmless(tree["type"], 200))
         if kind == "method":
             return Method(channel, int(content[0]), str(content[1]))
         if kind == "dtype":
@@ -116,11 +131,11 @@ def ask(operation: str, target: Function, args: tuple[Any, ...], kwargs: dict[st
         header, tensors = request
         try:
             function = callbacks[header["callback"]]
-            values = unpack(header["args"], tensors, unwrap)
+            values, named = unpack(header["args"], tensors, unwrap), unpack(header["kwargs"], tensors, unwrap)
         except (KeyError, IndexError, TypeError) as error:
             raise Malformed("it called back what it was never given") from error
         try:
-            return message({}, {"result": function(*values)})
+            return message({}, {"result": function(*values, **named)})
         except ImplementationRaised as error:
             return {"raised": f"{error.builtin}: {error.message}"}, []
         except Exception as error:
@@ -132,15 +147,11 @@ def ask(operation: str, target: Function, args: tuple[Any, ...], kwargs: dict[st
     )
     header, tensors = channel.exchange(request, call_back)
     if "raised" in header:
-        raised = header["raised"]
-        try:
-            types = tuple(str(name) for name in raised["types"])
-            raise ImplementationRaised(types or ("Exception",), str(raised["message"]), str(raised["traceback"]))
-        except (KeyError, TypeError) as error:
-            raise Malformed("an exception came without its type and text") from error
+        raise exception_from(header["raised"])
     if "result" not in header:
         raise Malformed("an answer came without a result")
-    return unpack(header["result"], tensors, unwrap)
+    channel.last = unpack(header["result"], tensors, unwrap)
+    return channel.last
 
 
 # What checks use beside plain calls.

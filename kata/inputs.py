@@ -154,7 +154,8 @@ def ladder(strategies: Mapping[str, Strategy], allowed: Mapping[str, Sequence[in
 
     n = len(axes)
     rising = list(range(1, n + 1))
-    steps = [at(*[0] * n), at(*[1] * n), at(*rising), at(*rising[::-1]), at(*[2] * n)]
+    with_one = [(place + n // 2) % n for place in range(n)]  # all different, the smallest in the middle
+    steps = [at(*[0] * n), at(*[1] * n), at(*rising), at(*rising[::-1]), at(*with_one), at(*[2] * n)]
     unique = list(dict.fromkeys(tuple(sizes.items()) for sizes in steps))
     return [Rung(sizes, draw) for sizes in unique for draw in range(draws)]
 

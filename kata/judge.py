@@ -6,56 +6,26 @@ the seed, and never runs the learner's code.
 
 from __future__ import annotations
 
-import ast
-from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from kata.checks import Check, load_checks
+from kata.answer import Unreadable, read_answer, refuse_off_limits
+from kata.checks import Check
 from kata.compare import Difference, Outcome, Raised, compare
-from kata.curriculum import Topic
 from kata.diagnosis import name_mistakes
-from kata.host import Local
 from kata.implementation import Implementation, ImplementationRaised
 from kata.inputs import Rung, smaller
 from kata.learner import Learner
-from kata.loading import load
-from kata.mistakes import Mistake, load_mistakes
-from kata.offlimits import scan
 from kata.processes import WALL_SECONDS, RunnerLost, Starter
+from kata.room import Room
 from kata.stubs import public_names
 from kata.verdict import Counterexample, NamedMistake, Result, Status, Verdict
 from kata.wire import Malformed
 
-MAX_SOURCE = 256 * 1024  # bytes of an answer's file
 SHRINKS = 80  # smaller inputs tried for a counterexample
 
 OUTSIDE = ("NotImplementedError", "Missing", "OffLimits")  # raised about an answer, not by its computation
-
-
-@dataclass(frozen=True)
-class Room:
-    """All that the judge knows of a topic."""
-
-    topic: Topic
-
-    @cached_property
-    def solution(self) -> str:
-        return self.topic.solution.read_text(encoding="utf-8")
-
-    @cached_property
-    def reference(self) -> Implementation:
-        return Implementation(Local(load(self.solution, self.topic.solution, f"kata_reference_{self.topic.name}")))
-
-    @cached_property
-    def checks(self) -> list[Check]:
-        return load_checks(self.topic.grader)
-
-    @cached_property
-    def mistakes(self) -> list[Mistake]:
-        return load_mistakes(self.topic.mistakes, self.solution)
 
 
 @dataclass(frozen=True)
@@ -69,8 +39,12 @@ class Failure:
     difference: Difference
 
 
-class Unreadable(Exception):
-    """The answer's file cannot be graded at all; the text says why."""
+class CannotLoad(Exception):
+    """The file does not even load."""
+
+    def __init__(self, status: Status, message: str, traceback: str = ""):
+        super().__init__(message)
+        self.status, self.message, self.traceback = status, message, traceback
 
 
 def grade(room: Room, file: Path, starter: Starter, seed: int = 0, wall: float = WALL_SECONDS) -> Verdict:
@@ -83,7 +57,7 @@ def grade(room: Room, file: Path, starter: Starter, seed: int = 0, wall: float =
     shown = str(file)
     try:
         source = read_answer(file)
-        refuse_off_limits(room, file, source)
+        refuse_off_limits(file, source, room.topic.off_limits, public_names(room.solution))
     except Unreadable as error:
         return nothing_graded(room, shown, "error", str(error))
     learner = Learner(starter, source, str(file.resolve()), room.topic.off_limits, wall)
@@ -94,68 +68,19 @@ def grade(room: Room, file: Path, starter: Starter, seed: int = 0, wall: float =
             if unmet:
                 missing = ", ".join(f"`{name}`" for name in unmet)
                 results[check.name] = result_of(check, "not_reached", f"first make {missing} pass")
-            else:
+                continue
+            try:
                 results[check.name] = grade_check(room, check, learner, seed)
-    except CannotLoad as error:
-        return nothing_graded(room, shown, error.status, error.message, error.traceback, printed=learner)
+            except CannotLoad as error:
+                if not results:
+                    return nothing_graded(room, shown, error.status, error.message, error.traceback, printed=learner)
+                results[check.name] = result_of(check, error.status, error.message, traceback=error.traceback)
     finally:
         learner.stop()
     return Verdict(room.topic.name, shown, tuple(results.values()), "".join(learner.printed))
 
 
-class CannotLoad(Exception):
-    """The file does not even load."""
-
-    def __init__(self, status: Status, message: str, traceback: str = ""):
-        super().__init__(message)
-        self.status, self.message, self.traceback = status, message, traceback
-
-
-def read_answer(file: Path) -> str:
-    """The text of an answer.
-
-    Raises:
-        Unreadable: it is no readable Python source.
-    """
-    try:
-        if file.is_dir():
-            raise Unreadable(f"{file} is a directory; a Python file is wanted")
-        size = file.stat().st_size
-        if size > MAX_SOURCE:
-            raise Unreadable(f"{file} has {size:,} bytes; at most {MAX_SOURCE:,} are graded")
-        source = file.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise Unreadable(f"{file} is no text: byte {error.start} is not UTF-8") from error
-    except OSError as error:
-        raise Unreadable(f"{file} cannot be read: {error.strerror}") from error
-    if not source.strip():
-        raise Unreadable(f"{file} is empty; `make reset` brings the stub back")
-    return source
-
-
-def refuse_off_limits(room: Room, file: Path, source: str) -> None:
-    """Tell syntax errors and off-limits calls before anything runs.
-
-    Raises:
-        Unreadable: there are some.
-    """
-    try:
-        tree = ast.parse(source, str(file))
-        found = scan(tree, room.topic.off_limits, public_names(room.solution))
-    except SyntaxError as error:
-        line = (error.text or "").rstrip()
-        pointer = " " * max((error.offset or 1) - 1, 0) + "^"
-        raise Unreadable(f"syntax error in line {error.lineno} of {file.name}: {error.msg}\n    {line}\n    {pointer}") from error
-    except (ValueError, RecursionError, MemoryError) as error:
-        raise Unreadable(f"{file} is no Python source: {error}") from error
-    if found:
-        calls = "\n".join(f"    line {use.line}: {use.call} — {use.why}" for use in found)
-        raise Unreadable(f"off limits in this topic ({file.name}):\n{calls}")
-
-
-def nothing_graded(
-    room: Room, file: str, status: Status, message: str, traceback: str = "", printed: Learner | None = None
-) -> Verdict:
+def nothing_graded(room: Room, file: str, status: Status, message: str, traceback: str = "", printed: Learner | None = None) -> Verdict:
     """A verdict for a file whose checks could not run."""
     if printed:
         printed.stop()
@@ -190,8 +115,8 @@ def grade_check(room: Room, check: Check, learner: Learner, seed: int) -> Result
             failure = shrink(room, check, learner.implementation, key, failure)
     except RunnerLost as lost:
         return result_of(check, lost.status, f"your code {lost.message}")  # type: ignore[arg-type]
-    except (Malformed, ImplementationRaised) as error:
-        return result_of(check, "error", f"your code answered with something that is no value: {error}")
+    except Malformed as error:
+        return result_of(check, "error", f"your code {learner.lost(f'wrote an answer that is none: {error}').message}")
     return explain(room, check, learner, seed, failure)
 
 
@@ -205,18 +130,20 @@ def start(learner: Learner) -> None:
         learner.start()
     except RunnerLost as lost:
         raise CannotLoad(lost.status, f"while the file was loaded, it {lost.message}") from None  # type: ignore[arg-type]
+    except Malformed as error:
+        raise CannotLoad("error", f"while the file was loaded, it wrote an answer that is none: {error}") from None
     except ImplementationRaised as error:
         name = error.types[0].removeprefix("builtins.").removeprefix("kata.guard.")
-        raise CannotLoad("error", f"the file cannot be loaded: {name}: {error.message}", error.traceback) from None
+        legal = "; PyTorch, NumPy and Python's own library are there" if name == "ModuleNotFoundError" else ""
+        raise CannotLoad("error", f"the file cannot be loaded: {name}: {error.message}{legal}", error.traceback) from None
 
 
 def attempt(room: Room, check: Check, implementation: Implementation, key: Any, rung: Rung) -> Failure | None:
     """Run a check on one rung, on reference and answer."""
-    inputs = rung.inputs(check.inputs, key)
-    wanted = check.run(room.reference, inputs)
+    inputs, wanted = room.wanted(check, rung, key)
     got = check.run(implementation, inputs)
     difference = compare(wanted, got, check.comparison)
-    return difference and Failure(rung, inputs, wanted, got, difference)
+    return Failure(rung, inputs, wanted, got, difference) if difference else None
 
 
 def first_failure(room: Room, check: Check, implementation: Implementation, key: Any) -> Failure | None:
@@ -229,7 +156,7 @@ def first_failure(room: Room, check: Check, implementation: Implementation, key:
 
 def shrink(room: Room, check: Check, implementation: Implementation, key: Any, failure: Failure) -> Failure:
     """The same kind of failure on the smallest input found; counted tries, so the same each time."""
-    if isinstance(failure.got, Raised) and failure.got.name.split(".")[-1] in OUTSIDE:
+    if isinstance(failure.got, Raised) and kind(failure.got) in OUTSIDE:
         return failure
     tries = 0
     shrinking = True
@@ -246,24 +173,34 @@ def shrink(room: Room, check: Check, implementation: Implementation, key: Any, f
 
 
 def explain(room: Room, check: Check, learner: Learner, seed: int, failure: Failure) -> Result:
-    """A failure in the learner's words: status, message, counterexample, mistake."""
-    got, difference = failure.got, failure.difference
-    traceback = got.traceback if isinstance(got, Raised) else ""
-    if isinstance(got, Raised):
-        last = got.name.split(".")[-1]
-        if last == "NotImplementedError":
-            return result_of(check, "not_written", "not written yet", traceback=traceback)
-        if last in OUTSIDE:
-            return result_of(check, "failed" if last == "OffLimits" else "error", got.message, traceback=traceback)
-    status: Status = "error" if isinstance(got, Raised) and not isinstance(failure.wanted, Raised) else "failed"
-    example = Counterexample(failure.inputs, difference.wanted, difference.got, difference.where)
-    mistakes: tuple[NamedMistake, ...] = ()
+    """A failure with the name of the mistake, if it is a known one."""
+    result = explain_failure(check, failure)
+    if result.counterexample is None:
+        return result
     try:
         with learner.limited():
-            named = name_mistakes(room, check, learner.implementation, seed, failure.inputs, got)
-            mistakes = tuple(NamedMistake(mistake.id, mistake.says) for mistake in named)
+            named = name_mistakes(room, check, learner.implementation, seed, failure.inputs, failure.got)
     except (RunnerLost, Malformed, ImplementationRaised):
-        pass  # the failure stands; it only stays without a name
-    return result_of(check, status, difference.message, example, mistakes, traceback)
+        return result  # the failure stands; it only stays without a name
+    return replace(result, mistakes=tuple(NamedMistake(mistake.id, mistake.says) for mistake in named))
 
 
+def explain_failure(check: Check, failure: Failure) -> Result:
+    """A failure in the learner's words: status, message, counterexample."""
+    got, difference = failure.got, failure.difference
+    status: Status = "failed"
+    traceback = ""
+    if isinstance(got, Raised):
+        traceback = got.traceback
+        if kind(got) == "NotImplementedError":
+            return result_of(check, "not_written", "not written yet", traceback=traceback)
+        if kind(got) in OUTSIDE:
+            return result_of(check, "failed" if kind(got) == "OffLimits" else "error", got.message, traceback=traceback)
+        if not isinstance(failure.wanted, Raised):
+            status = "error"
+    example = Counterexample(failure.inputs, difference.wanted, difference.got, difference.where)
+    return result_of(check, status, difference.message, example, traceback=traceback)
+
+
+def kind(raised: Raised) -> str:
+    return raised.name.split(".")[-1]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
-from kata.implementation import Implementation, ImplementationRaised
-from kata.processes import WALL_SECONDS, Output, Process, RunnerLost, Starter, deadline, how_it_ended
-from kata.wire import Malformed, Message, receive, send
+from kata.implementation import Implementation, exception_from
+from kata.processes import OUTPUT_KEPT, WALL_SECONDS, Output, Process, RunnerLost, Starter, deadline, how_it_ended
+from kata.wire import Malformed, Message, harmless, receive, send
 
 
 class Learner:
@@ -24,6 +25,7 @@ class Learner:
         self.process: Process | None = None
         self.output: Output | None = None
         self.late = False
+        self.last: Any = None
         self.printed: list[str] = []
         self.protections: list[str] = []
         self.implementation = Implementation(self)
@@ -49,13 +51,12 @@ class Learner:
         with deadline(self.wall + 60, self.too_late) if self.cold else deadline(self.wall, self.too_late):
             header, _ = self.exchange((order, []), nothing_to_call)
         if "raised" in header:
-            raised = header["raised"]
             self.stop()
-            try:
-                raise ImplementationRaised(tuple(map(str, raised["types"])), str(raised["message"]), str(raised["traceback"]))
-            except (KeyError, TypeError):
-                raise RunnerLost("error", "the file wrote an answer of its own while it was loaded") from None
-        self.protections = [str(name) for name in header.get("result", {}).get("list", [])]
+            raise exception_from(header["raised"])
+        result = header.get("result")
+        if not isinstance(result, list):
+            raise self.lost("wrote an answer of its own while it was loaded")
+        self.protections = [harmless(name, 100) for name in result]
 
     @property
     def cold(self) -> bool:
@@ -109,7 +110,7 @@ class Learner:
         process, self.process = self.process, None
         status = process.ended()
         if self.output:
-            self.printed.append(self.output.text())
+            self.printed.append(harmless(self.output.text(), 2 * OUTPUT_KEPT))
             process.output.close()
         return status
 

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
 from kata.implementation import Implementation
 from kata.loading import load
+from kata.toml import TOMLError, parse
 
 KEYS = {"id", "says", "old", "new", "twins"}
 
@@ -46,8 +41,8 @@ def load_mistakes(path: Path, reference: str) -> list[Mistake]:
         MistakesError: an entry is incomplete, or its `old` does not occur exactly once.
     """
     try:
-        entries = tomllib.loads(path.read_text(encoding="utf-8"))["mistake"]
-    except (OSError, tomllib.TOMLDecodeError, KeyError) as error:
+        entries = parse(path.read_text(encoding="utf-8"))["mistake"]
+    except (OSError, TOMLError, KeyError) as error:
         raise MistakesError(f"{path.name}: no legal [[mistake]] table: {error}") from error
     mistakes: list[Mistake] = []
     for entry in entries:

@@ -74,9 +74,7 @@ def exported(module: str) -> list[str]:
 def reachable(tree: ast.Module, contract: Sequence[str]) -> Iterator[ast.AST]:
     """Top-level statements that importing the file or calling the contract's names can run."""
     definitions = {n.name: n for n in tree.body if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))}
-    waiting: list[ast.AST] = [
-        node for node in tree.body if node not in definitions.values() and not is_main(node) and not is_import(node)
-    ]
+    waiting: list[ast.AST] = [node for node in tree.body if node not in definitions.values() and not is_main(node) and not is_import(node)]
     waiting += [definitions[name] for name in contract if name in definitions]
     seen: set[int] = set()
     while waiting:

@@ -64,10 +64,16 @@ def starter() -> Starter:
 
 
 def environment() -> dict[str, str]:
-    """One thread, no compiler, and nothing about the judge."""
+    """One thread, and nothing about the judge."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("KATA_", "PYTEST_"))}
     single = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-    return inherited | single | {"TORCHDYNAMO_DISABLE": "1", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONSAFEPATH": ""}
+    return inherited | single | {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONSAFEPATH": ""}
+
+
+def interpreter(module: str, *arguments: str) -> list[str]:
+    """A command that runs `main` of a module; a torch.py lying about in this folder is not imported."""
+    code = f"import sys; sys.path.append(sys.path.pop(0)); from {module} import main; main()"
+    return [sys.executable, "-c", code, *arguments]
 
 
 class Zygote:
@@ -77,7 +83,7 @@ class Zygote:
         self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "kata.zygote", str(theirs.fileno())],
+                interpreter("kata.zygote", str(theirs.fileno())),
                 cwd=ROOT,
                 env=environment(),
                 stdin=subprocess.DEVNULL,
@@ -136,7 +142,8 @@ class Forked:
 
     def __init__(self, zygote: Zygote, pid: int, wire: socket.socket, output: int):
         self.zygote, self.pid, self.wire = zygote, pid, wire
-        self.reader, self.writer = wire.makefile("rb"), wire.makefile("wb")
+        self.reader: BinaryIO = wire.makefile("rb")
+        self.writer: BinaryIO = wire.makefile("wb")
         self.output: BinaryIO = os.fdopen(output, "rb", buffering=0)
 
     def kill(self) -> None:  # it is not reaped before `ended`, so the number is still its own
@@ -164,7 +171,7 @@ class Spawned:
 
     def __init__(self) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "kata.runner"],
+            interpreter("kata.runner"),
             cwd=ROOT,
             env=environment(),
             stdin=subprocess.PIPE,

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from typing import Any, BinaryIO
+
+import torch
 
 from kata.guard import Guard
 from kata.host import Host
@@ -25,6 +28,7 @@ def serve(reader: BinaryIO, writer: BinaryIO, readable: list[str]) -> None:
     order = first[0]
     guard = Guard([(name, why) for name, why in order["off_limits"]], order["path"])
     protections = confine(readable)
+    torch.compile = not_compiled
     try:
         with guard():
             namespace = load(order["source"], order["path"], order["name"])
@@ -34,7 +38,7 @@ def serve(reader: BinaryIO, writer: BinaryIO, readable: list[str]) -> None:
         send(writer, ({"raised": Host(empty).describe(error, {})}, []))
         return
     active = [protection.name for protection in protections if protection.active]
-    send(writer, ({"result": {"list": active}}, []))
+    send(writer, ({"result": active}, []))
     host = Host(namespace, guard)
 
     def call_back(message: Message) -> Message:
@@ -58,14 +62,18 @@ def serve(reader: BinaryIO, writer: BinaryIO, readable: list[str]) -> None:
         answer(message)
 
 
+def not_compiled(model: Any = None, **options: Any) -> Any:
+    """What `torch.compile` does here: nothing, for a compiler needs files and processes."""
+    return model if model is not None else not_compiled
+
+
 def quiet_streams(output: int) -> None:
     """Standard input is empty; both outputs go to one descriptor."""
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.dup2(output, 1)
     os.dup2(output, 2)
-    stream: Any = open(1, "w", buffering=1, encoding="utf-8", errors="replace", closefd=False)
-    sys.stdout = sys.stderr = stream
+    sys.stdout = sys.stderr = os.fdopen(1, "w", buffering=1, encoding="utf-8", errors="replace", closefd=False)
 
 
 def run(reader: BinaryIO, writer: BinaryIO, readable: list[str]) -> None:
@@ -73,8 +81,10 @@ def run(reader: BinaryIO, writer: BinaryIO, readable: list[str]) -> None:
     try:
         serve(reader, writer, readable)
         sys.stdout.flush()
-    finally:
-        os._exit(0)
+    except BaseException:  # none is expected; what it was stands in the output
+        traceback.print_exc()
+        os._exit(70)
+    os._exit(0)
 
 
 def main() -> None:

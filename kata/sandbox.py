@@ -25,7 +25,7 @@ try:
 except (ImportError, RuntimeError):  # not Linux, or no libseccomp
     pyseccomp = None
 
-MEMORY = 3 << 30  # bytes of address space beyond what is in use at the start
+MEMORY = 2 << 30  # bytes of address space beyond what is in use at the start
 CPU_SECONDS = 300
 OPEN_FILES = 256
 
@@ -36,12 +36,13 @@ FILE_RIGHTS_BY_ABI = {1: 13, 2: 14, 3: 15, 4: 15, 5: 16}  # how many rights on f
 PR_SET_NO_NEW_PRIVS, PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER = 38, 4, 36
 
 FORBIDDEN_CALLS = (
-    "fork vfork execve execveat socket socketpair connect bind listen accept accept4 "
-    "ptrace process_vm_readv process_vm_writev pidfd_open pidfd_getfd pidfd_send_signal kcmp "
-    "mount umount2 pivot_root chroot unshare setns bpf perf_event_open userfaultfd "
-    "io_uring_setup keyctl add_key request_key init_module finit_module kexec_load "
-    "setsid setpgid mq_open shmget msgget semget"
-).split()
+    *("fork", "vfork", "execve", "execveat", "setsid", "setpgid"),
+    *("socket", "socketpair", "connect", "bind", "listen", "accept", "accept4"),
+    *("ptrace", "process_vm_readv", "process_vm_writev", "pidfd_open", "pidfd_getfd", "pidfd_send_signal", "kcmp"),
+    *("mount", "umount2", "pivot_root", "chroot", "unshare", "setns"),
+    *("bpf", "perf_event_open", "userfaultfd", "io_uring_setup", "init_module", "finit_module", "kexec_load"),
+    *("keyctl", "add_key", "request_key", "mq_open", "shmget", "msgget", "semget"),
+)
 CLONE_THREAD = 0x10000
 
 
@@ -65,6 +66,7 @@ def readable_paths() -> list[str]:
 
 def confine(readable: Sequence[str]) -> list[Protection]:
     """Give up, for good, what an answer has no use for; says what could be given up."""
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = sys.prefix  # torch.nn.attention asks for a place when it is imported
     done = [limit_resources()]
     if sys.platform == "linux":
         libc = ctypes.CDLL(None, use_errno=True)

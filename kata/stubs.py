@@ -51,9 +51,18 @@ def whole(node: Definition | ast.ClassDef, lines: list[str]) -> tuple[int, int, 
     while start > 0 and lines[start - 1].lstrip().startswith("#"):
         start -= 1
     end = node.end_lineno or node.lineno
-    while end < len(lines) and not lines[end].strip():
-        end += 1
+    after = end
+    while after < len(lines) and not lines[after].strip():
+        after += 1
+    if after < len(lines) and indent_of(lines[after]) == node.col_offset:
+        return start, after, []
+    while start > 0 and not lines[start - 1].strip():  # the last of its class: the blank lines before it go
+        start -= 1
     return start, end, []
+
+
+def indent_of(line: str) -> int:
+    return len(line) - len(line.lstrip())
 
 
 def body_of(node: Definition, lines: list[str]) -> tuple[int, int, list[str]]:
@@ -64,8 +73,11 @@ def body_of(node: Definition, lines: list[str]) -> tuple[int, int, list[str]]:
     if ast.get_docstring(node) is not None:
         start = first.end_lineno or first.lineno
     end = node.end_lineno or node.lineno
-    todo = f"{indent}# TODO: {task(node)}"
-    return start, end, [todo, f"{indent}raise NotImplementedError"]
+    instead = [f"{indent}# TODO: {task(node)}", f"{indent}raise NotImplementedError"]
+    before = lines[first.lineno - 1].encode()[: first.col_offset].decode().rstrip()
+    if start == first.lineno - 1 and before:  # the body stands on the line of its signature
+        instead.insert(0, before)
+    return start, end, instead
 
 
 def task(node: Definition) -> str:
@@ -73,4 +85,3 @@ def task(node: Definition) -> str:
     if node.name == "__init__":
         return "make the parameters and whatever else it takes."
     return "write it as described above." if ast.get_docstring(node) else f"write {node.name}."
-

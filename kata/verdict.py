@@ -22,7 +22,6 @@ class Counterexample:
     wanted: Any  # a value, or Raised
     got: Any
     where: str  # which part of the result differs; "" for the whole
-    whole_wanted: Any = None  # the part's whole, for heat maps
 
 
 @dataclass(frozen=True)
@@ -127,9 +126,9 @@ def value_json(value: Any) -> Any:
         return [value_json(item) for item in value]
     if isinstance(value, dict):
         return {str(key): value_json(item) for key, item in value.items()}
-    if isinstance(value, Function):
-        return describe(value)
-    return finite(value)
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return finite(value)
+    return describe(value) if isinstance(value, Function) else str(value)
 
 
 def finite(value: Any) -> Any:

@@ -50,6 +50,11 @@ class Malformed(Exception):
     """What came is not a message; the text says why."""
 
 
+def harmless(text: Any, limit: int = 4000) -> str:
+    """A text that somebody wrote, without the control characters that steer a terminal."""
+    return "".join(c if c.isprintable() or c in "\n\t" else "·" for c in str(text)[:limit])
+
+
 def plain(tensor: Tensor) -> bool:
     """Whether the tensor's values can be carried as raw bytes."""
     return tensor.layout is torch.strided and tensor.device.type == "cpu" and tensor.dtype in NAMES
@@ -62,8 +67,13 @@ def pack(value: Any, tensors: list[Tensor], wrap: Callable[[Any], Tree], depth: 
     if depth > MAX_DEPTH:
         raise ValueError(f"a value is nested more than {MAX_DEPTH} deep")
     if isinstance(value, Tensor) and plain(value):
-        tensors.append(value.detach().as_subclass(Tensor).clone())  # type: ignore[attr-defined]
+        # a plain clone of a single number keeps the stride of the view it came from, and has no raw bytes then
+        tensors.append(value.detach().as_subclass(Tensor).clone(memory_format=torch.contiguous_format))
         return {"tensor": len(tensors) - 1}
+    if isinstance(value, (bytes, bytearray)):
+        return {"bytes": value.hex()}
+    if isinstance(value, (set, frozenset)):
+        return {"set": [pack(item, tensors, wrap, depth + 1) for item in value]}
     if isinstance(value, (list, tuple)):
         kind = "list" if isinstance(value, list) else "tuple"
         return {kind: [pack(item, tensors, wrap, depth + 1) for item in value]}
@@ -87,11 +97,15 @@ def unpack(tree: Tree, tensors: list[Tensor], unwrap: Callable[[dict[str, Any]],
             return [unpack(item, tensors, unwrap) for item in content]
         if kind == "tuple":
             return tuple(unpack(item, tensors, unwrap) for item in content)
+        if kind == "bytes":
+            return bytes.fromhex(content)
+        if kind == "set":
+            return {unpack(item, tensors, unwrap) for item in content}
         if kind == "dict":
             return {unpack(k, tensors, unwrap): unpack(v, tensors, unwrap) for k, v in content}
         return unwrap(tree)
-    except (TypeError, ValueError, IndexError, KeyError) as error:
-        raise Malformed(f"a {kind} in the answer does not hold what it should: {error}") from error
+    except (TypeError, ValueError, IndexError, KeyError, RecursionError) as error:
+        raise Malformed(f"a part of the answer does not hold what it should ({type(error).__name__})") from error
 
 
 def send(stream: BinaryIO, message: Message) -> None:

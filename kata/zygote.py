@@ -35,10 +35,7 @@ def main() -> None:
             if not request:
                 return
             order = json.loads(request)
-            if order["do"] == "fork":
-                reply = {"pid": fork(control, fds, readable)}
-            else:
-                reply = {"status": reap(order["pid"])}
+            reply = {"pid": fork(control, fds, readable)} if order["do"] == "fork" else {"status": reap(order["pid"])}
             control.send(json.dumps(reply).encode())
     except (ConnectionError, BrokenPipeError):
         return

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from conftest import ANSWERS, ROOMS, TOPICS
+from rooms import ANSWERS, ROOMS, TOPICS
 
 from kata.compare import compare
 from kata.mistakes import Mistake
@@ -15,9 +15,14 @@ from kata.verdict import Verdict
 SEEDS = range(5)
 Grade = Callable[..., Verdict]
 
-MISTAKES = [pytest.param(topic.name, mistake, id=f"{topic.name}-{mistake.id}") for topic in TOPICS for mistake in ROOMS[topic.name].mistakes]
-RIGHT = [pytest.param(topic.name, file, id=f"{topic.name}-{file.stem}") for topic in TOPICS for file in sorted((ANSWERS / topic.name).glob("*.py"))]
-
+MISTAKES = [
+    pytest.param(topic.name, mistake, id=f"{topic.name}-{mistake.id}") for topic in TOPICS for mistake in ROOMS[topic.name].mistakes
+]
+RIGHT = [
+    pytest.param(topic.name, file, id=f"{topic.name}-{file.stem}")
+    for topic in TOPICS
+    for file in sorted((ANSWERS / topic.name).glob("*.py"))
+]
 
 
 @pytest.mark.parametrize("topic", [topic.name for topic in TOPICS])

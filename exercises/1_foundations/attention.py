@@ -79,4 +79,3 @@ def scaled_dot_product_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor |
     """
     # TODO: write it as described above.
     raise NotImplementedError
-

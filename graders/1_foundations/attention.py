@@ -55,7 +55,15 @@ def mask_allows_where_true(impl, q, k, mask):
     return impl.attention_weights(q, k, mask)
 
 
-@check(points=1, after=mask_allows_where_true, q=normal("B H L D"), k=normal("B H S D"), own=booleans("B 1 L S", some=True), keys=booleans("B 1 1 S", some=True), heads=booleans("H L S", some=True))
+@check(
+    points=1,
+    after=mask_allows_where_true,
+    q=normal("B H L D"),
+    k=normal("B H S D"),
+    own=booleans("B 1 L S", some=True),
+    keys=booleans("B 1 1 S", some=True),
+    heads=booleans("H L S", some=True),
+)
 def mask_broadcasts(impl, q, k, own, keys, heads):
     """The mask may be of any shape that broadcasts to the weights: per batch, per head, per key."""
     return [impl.attention_weights(q, k, mask) for mask in (own, keys, heads)]
@@ -97,20 +105,46 @@ def leading_axes_broadcast(impl, q, k, v):
     )
 
 
-@check(points=1, after=row_without_keys_is_zero, q=normal("B L D"), k=normal("B S D"), v=normal("B S Dv"), mask=booleans("B L S"), row=index("L"), seed=seed())
+@check(
+    points=1,
+    after=row_without_keys_is_zero,
+    q=normal("B L D"),
+    k=normal("B S D"),
+    v=normal("B S Dv"),
+    mask=booleans("B L S"),
+    row=index("L"),
+    seed=seed(),
+)
 def gradients_are_right(impl, q, k, v, mask, row, seed):
     """Gradients with respect to q, k and v are right, and finite where a query has no key."""
     mask[:, row] = False
     return gradients(impl.scaled_dot_product_attention, q, k, v, mask, seed=seed)["inputs"]
 
 
-@check(points=1, after=output_is_the_weighted_mean, compare=close(atol=2e-2, rtol=2e-2), q=normal("B L D"), k=normal("B S D"), v=normal("B S Dv"), mask=booleans("L S"), dtype=HALF, draws=2)
+@check(
+    points=1,
+    after=output_is_the_weighted_mean,
+    compare=close(atol=2e-2, rtol=2e-2),
+    q=normal("B L D"),
+    k=normal("B S D"),
+    v=normal("B S Dv"),
+    mask=booleans("L S"),
+    dtype=HALF,
+    draws=2,
+)
 def half_precision_stays_half(impl, q, k, v, mask, dtype):
     """float16 and bfloat16 in give the same dtype out, and masks work there."""
     return impl.scaled_dot_product_attention(q.to(dtype), k.to(dtype), v.to(dtype), mask)
 
 
-@check(points=1, after=half_precision_stays_half, compare=close(atol=2e-2, rtol=2e-2), v=normal("B S Dv"), sign=booleans("B L S"), D=choice(16, 64))
+@check(
+    points=1,
+    after=half_precision_stays_half,
+    compare=close(atol=2e-2, rtol=2e-2),
+    v=normal("B S Dv"),
+    sign=booleans("B L S"),
+    D=choice(16, 64),
+)
 def half_precision_does_not_overflow(impl, v, sign, D):
     """In float16 q·k may exceed 65504 as long as q·k / √D does not: the output is finite and right."""
     B, L, S = sign.shape

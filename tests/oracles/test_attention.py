@@ -7,9 +7,9 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import solution
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rooms import solution
 
 attention = solution("attention")
 sizes = st.integers(1, 6)

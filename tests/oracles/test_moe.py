@@ -7,9 +7,9 @@ from fractions import Fraction
 
 import pytest
 import torch
-from conftest import solution
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rooms import solution
 from torch import Tensor
 
 from kata.costs import CostMode

@@ -1,0 +1,3 @@
+"""`pytest graders` grades the exercises through kata's own plugin."""
+
+pytest_plugins = ["kata.pytest_plugin"]

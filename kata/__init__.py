@@ -1,0 +1,1 @@
+"""Transformer Katas: the tool that grades, explains and keeps the journey."""

@@ -1,0 +1,65 @@
+"""A learner's file before it runs: is it Python, and does it keep within the limits of its topic?"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Sequence
+from pathlib import Path
+
+from kata.offlimits import scan
+
+MAX_SOURCE = 256 * 1024  # bytes
+
+
+class Unreadable(Exception):
+    """The answer's file cannot be graded at all; the text says why."""
+
+
+def read_answer(file: Path) -> str:
+    """The text of an answer.
+
+    Raises:
+        Unreadable: it is no readable Python source.
+    """
+    try:
+        if file.is_dir():
+            raise Unreadable(f"{file} is a directory; a Python file is wanted")
+        if file.exists() and not file.is_file():
+            raise Unreadable(f"{file} is no regular file; a Python file is wanted")
+        size = file.stat().st_size
+        if size > MAX_SOURCE:
+            raise Unreadable(f"{file} has {size:,} bytes; at most {MAX_SOURCE:,} are graded")
+        source = file.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise Unreadable(f"{file} is no text: byte {error.start} is not UTF-8") from error
+    except FileNotFoundError as error:
+        raise Unreadable(f"{file} is not there; `make reset` brings the stub back") from error
+    except OSError as error:
+        raise Unreadable(f"{file} cannot be read: {error.strerror}") from error
+    if not source.strip():
+        raise Unreadable(f"{file} is empty; `make reset` brings the stub back")
+    return source
+
+
+def refuse_off_limits(file: Path, source: str, rules: Sequence[tuple[str, str]], contract: Sequence[str]) -> None:
+    """Tell syntax errors and off-limits calls before anything runs.
+
+    Args:
+        rules: (name, why) pairs of what is off limits.
+        contract: the names that the answer is to define.
+
+    Raises:
+        Unreadable: there are some.
+    """
+    try:
+        tree = ast.parse(source, str(file))
+        found = scan(tree, rules, contract)
+    except SyntaxError as error:
+        line = (error.text or "").rstrip()
+        pointer = " " * max((error.offset or 1) - 1, 0) + "^"
+        raise Unreadable(f"syntax error in line {error.lineno} of {file.name}: {error.msg}\n    {line}\n    {pointer}") from error
+    except (ValueError, RecursionError, MemoryError) as error:
+        raise Unreadable(f"{file} is no Python source: {error}") from error
+    if found:
+        calls = "\n".join(f"    line {use.line}: {use.call} — {use.why}" for use in found)
+        raise Unreadable(f"off limits in this topic ({file.name}):\n{calls}")

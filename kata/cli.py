@@ -1,0 +1,288 @@
+"""The commands. Nothing here imports PyTorch before it is needed."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from kata import progress
+from kata.curriculum import Curriculum, CurriculumError, Topic, load_curriculum
+
+if TYPE_CHECKING:
+    from kata.processes import Starter
+    from kata.verdict import Verdict
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Practise building Transformers, and find out whether you can.",
+)
+out = Console(highlight=False, markup=False)
+err = Console(stderr=True, highlight=False, markup=False)
+
+TopicName = Annotated[str, typer.Argument(metavar="TOPIC", help="A topic's name, such as attention.")]
+
+
+class Misuse(Exception):
+    """The command was given something that it cannot use."""
+
+
+def run(arguments: list[str]) -> int:
+    """Carry out one command; its exit status: 0 right, 1 not right yet, 2 misused."""
+    try:
+        status = int(app(arguments, standalone_mode=False, prog_name="kata") or 0)
+    except (CurriculumError, Misuse) as error:
+        err.print(Text(str(error)))
+        return 2
+    except (typer.Abort, KeyboardInterrupt):
+        status = 130
+    except Exception as error:
+        show = getattr(error, "show", None)  # click's own messages about options and arguments
+        if show is None:
+            raise
+        show()
+        return 2
+    if status == 130:
+        err.print("stopped")
+    return status
+
+
+@app.command()
+def check(
+    topic: Annotated[str | None, typer.Argument(metavar="[TOPIC]", help="One topic; without it, every topic you have started.")] = None,
+    file: Annotated[Path | None, typer.Option(help="Grade this file instead of the exercise.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the verdict for machines.")] = False,
+    seed: Annotated[int, typer.Option(help="Other numbers in the inputs.")] = 0,
+    everything: Annotated[bool, typer.Option("--all", help="Every failure in full; without TOPIC, every topic.")] = False,
+) -> int:
+    """Grade an answer and say what is right, what is not, and why."""
+    curriculum = load_curriculum()
+    if topic is None:
+        if file is not None:
+            raise Misuse("--file needs a TOPIC: which one is it an answer to?")
+        chosen = [t for t in curriculum.topics if everything or progress.started(t)]
+        if not chosen:
+            first = curriculum.topics[0]
+            out.print(f"Nothing is started yet. Open {relative(first.exercise)}, then `make check TOPIC={first.name}`.")
+            return 0
+        return check_many(chosen, seed, as_json)
+    return check_one(curriculum.find(topic), file, seed, as_json, everything)
+
+
+def check_one(topic: Topic, file: Path | None, seed: int, as_json: bool, everything: bool) -> int:
+    if file is not None and not file.exists():
+        raise Misuse(f"there is no file {file}")
+    with runners() as starter:
+        from kata import judge, verdict
+        from kata.room import Room
+
+        answer = relative(file or topic.exercise)
+        result = judge.grade(Room(topic), answer, starter, seed)
+    hints_left = len(topic.hints)
+    if file is None:
+        hints_left -= remember(topic, result).hints
+    if as_json:
+        print(json.dumps(verdict.to_json(result), indent=1))
+    else:
+        from kata import terminal
+
+        terminal.show(out, result, topic, hints_left, everything)
+    return 0 if result.passed else 1
+
+
+def check_many(topics: list[Topic], seed: int, as_json: bool) -> int:
+    with runners() as starter:
+        from kata import judge, verdict
+        from kata.room import Room
+
+        results = []
+        for topic in topics:
+            results.append(judge.grade(Room(topic), relative(topic.exercise), starter, seed))
+            remember(topic, results[-1])
+    if as_json:
+        print(json.dumps([verdict.to_json(result) for result in results], indent=1))
+    else:
+        table = Table(box=None, header_style="dim")
+        for column in ("", "topic", "points", "checks", "first to mend"):
+            table.add_column(column, justify="right" if column in ("points", "checks") else "left")
+        for topic, result in zip(topics, results, strict=True):
+            failure = result.first_failure
+            right = sum(r.status == "passed" for r in result.results)
+            mark = Text("✓", "green") if result.passed else Text("✗", "red")
+            mend = "" if failure is None else failure.name.replace("_", " ")
+            table.add_row(
+                mark, f"{topic.number} {topic.name}", f"{result.points}/{result.max_points}", f"{right}/{len(result.results)}", mend
+            )
+        out.print(table)
+    return 0 if all(result.passed for result in results) else 1
+
+
+@contextlib.contextmanager
+def runners() -> Iterator[Starter]:
+    """Something that starts runners; it begins to import PyTorch while we do."""
+    from kata.processes import CannotStart, starter
+
+    try:
+        with contextlib.closing(starter()) as started:
+            yield started
+    except CannotStart as error:
+        raise Misuse(str(error)) from error
+
+
+def remember(topic: Topic, result: Verdict) -> progress.Record:
+    """Note an attempt. A disk that is full costs the note, not the verdict."""
+    records = progress.read(topic.root)
+    record = records.setdefault(topic.name, progress.Record())
+    if any(r.status not in ("not_written", "not_reached") for r in result.results):
+        record.attempts += 1
+        record.points, record.max_points = result.points, result.max_points
+        record.passed = record.passed or result.passed
+        note(topic, records)
+    return record
+
+
+def note(topic: Topic, records: dict[str, progress.Record]) -> None:
+    try:
+        progress.write(topic.root, records)
+    except OSError as error:
+        err.print(f"your progress could not be noted under {progress.FOLDER}/: {error.strerror}", style="dim")
+
+
+@app.command("list")
+def list_topics() -> None:
+    """The journey, with what is done."""
+    curriculum = load_curriculum()
+    out.print(journey(curriculum))
+
+
+def journey(curriculum: Curriculum) -> Table:
+    records = progress.read(curriculum.topics[0].root)
+    table = Table(box=None, header_style="dim", padding=(0, 1))
+    for column in ("", "", "topic", "what you will write", "minutes", "points"):
+        table.add_column(column, justify="right" if column in ("minutes", "points") else "left")
+    chapter = ""
+    for topic in curriculum.topics:
+        if topic.chapter != chapter:
+            table.add_row("", "", Text(f"{topic.path.split('_')[0]} {topic.chapter}", "bold"))
+            chapter = topic.chapter
+        record = records.get(topic.name, progress.Record())
+        mark = Text("✓", "green") if record.passed else Text("◐", "yellow") if progress.started(topic) else Text("·", "dim")
+        points = f"{record.points}/{record.max_points}" if record.attempts else ""
+        table.add_row(mark, topic.number, topic.name, Text(topic.summary, "dim"), str(topic.minutes), points)
+    return table
+
+
+@app.command()
+def hint(topic: TopicName) -> None:
+    """One more hint each time."""
+    found = load_curriculum().find(topic)
+    records = progress.read(found.root)
+    record = records.setdefault(found.name, progress.Record())
+    total = len(found.hints)
+    if record.hints >= total:
+        out.print(f"All {total} hints have been given:")
+        for number, text in enumerate(found.hints, 1):
+            out.print(Text(f"\n{number}. {text}"))
+        out.print(f"\n`make reveal TOPIC={found.name}` shows the solution.")
+        return
+    record.hints += 1
+    note(found, records)
+    left = total - record.hints
+    out.print(Text(f"Hint {record.hints} of {total}: {found.hints[record.hints - 1]}"))
+    out.print(Text(f"{left} left." if left else "That was the last one.", "dim"))
+
+
+@app.command()
+def reveal(topic: TopicName, force: Annotated[bool, typer.Option("--force", help="Without an attempt of your own.")] = False) -> int:
+    """The solution, after an honest attempt."""
+    found = load_curriculum().find(topic)
+    record = progress.read(found.root).get(found.name, progress.Record())
+    if not force and not (record.attempts and progress.started(found)):
+        err.print(f"Try it first: write something in {relative(found.exercise)} and run `make check TOPIC={found.name}`.")
+        err.print(f"`make reveal TOPIC={found.name} FORCE=1` shows the solution all the same.", style="dim")
+        return 1
+    from rich.syntax import Syntax
+
+    source = found.solution.read_text(encoding="utf-8")
+    out.print(Syntax(source, "python", background_color="default") if out.is_terminal else Text(source))
+    return 0
+
+
+@app.command()
+def reset(topic: TopicName, yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False) -> int:
+    """Bring the stub back; what you wrote is kept under .kata/."""
+    found = load_curriculum().find(topic)
+    if found.exercise.exists() and not progress.started(found):
+        out.print(f"{relative(found.exercise)} is the stub already.")
+        return 0
+    try:
+        if found.exercise.exists():
+            if not yes and not typer.confirm(f"Replace what you wrote in {relative(found.exercise)} by the stub?"):
+                out.print("Nothing was changed.")
+                return 0
+            out.print(f"What you wrote is kept in {relative(progress.back_up(found))}.")
+        progress.write_stub(found)
+    except OSError as error:
+        err.print(f"nothing was replaced: {error.filename or relative(found.exercise)}: {error.strerror}")
+        return 1
+    out.print(f"{relative(found.exercise)} is the stub again.")
+    return 0
+
+
+@app.command()
+def stubs() -> int:
+    """Write what is generated, the stubs and the README's table; for developers."""
+    from kata import readme
+
+    curriculum = load_curriculum()
+    readme.refresh(curriculum.topics[0].root, curriculum)
+    for topic in curriculum.topics:
+        if topic.exercise.exists() and progress.started(topic):
+            out.print(f"{relative(topic.exercise)} differs; a copy is kept in {relative(progress.back_up(topic))}")
+        progress.write_stub(topic)
+    return 0
+
+
+@app.command()
+def debug(topic: TopicName, name: Annotated[str, typer.Argument(metavar="CHECK", help="A check's name.")]) -> int:
+    """Run one check in this process, so that breakpoints work."""
+    found = load_curriculum().find(topic)
+    from kata import debugging
+
+    return debugging.debug(out, found, name)
+
+
+@app.command()
+def doctor() -> int:
+    """What protects this machine from the code that it grades."""
+    with runners() as starter:
+        from kata import examine
+
+        return examine.doctor(out, starter)
+
+
+@app.command()
+def new(path: Annotated[str, typer.Argument(metavar="CHAPTER/TOPIC", help="Such as 2_blocks/swiglu.")]) -> None:
+    """Lay out the files of a new topic."""
+    from kata import layout
+
+    for line in layout.new_topic(path):
+        out.print(Text(line))
+
+
+def relative(path: Path) -> Path:
+    """As short as it can be said from here."""
+    try:
+        return path.resolve().relative_to(Path.cwd())
+    except (ValueError, OSError):
+        return path

@@ -1,0 +1,55 @@
+"""All that the judge knows of a topic, loaded when it is first asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from kata.checks import Check, load_checks
+from kata.compare import Outcome
+from kata.curriculum import Topic
+from kata.host import Local
+from kata.implementation import Implementation
+from kata.inputs import Rung
+from kata.loading import load
+from kata.mistakes import Mistake, load_mistakes
+
+REMEMBERED = 4096  # inputs with what the reference makes of them
+
+
+@dataclass(frozen=True)
+class Room:
+    """Reference, checks and mistakes of one topic."""
+
+    topic: Topic
+
+    @cached_property
+    def solution(self) -> str:
+        return self.topic.solution.read_text(encoding="utf-8")
+
+    @cached_property
+    def reference(self) -> Implementation:
+        return Implementation(Local(load(self.solution, self.topic.solution, f"kata_reference_{self.topic.name}")))
+
+    def wanted(self, check: Check, rung: Rung, key: Any) -> tuple[dict[str, Any], Outcome]:
+        """Inputs, and what the check sees of the reference on them; computed once for all answers."""
+        place = (check.name, rung, key)
+        if place not in self.seen:
+            if len(self.seen) >= REMEMBERED:
+                self.seen.clear()
+            inputs = rung.inputs(check.inputs, key)
+            self.seen[place] = inputs, check.run(self.reference, inputs)
+        return self.seen[place]
+
+    @cached_property
+    def seen(self) -> dict[Any, tuple[dict[str, Any], Outcome]]:
+        return {}
+
+    @cached_property
+    def checks(self) -> list[Check]:
+        return load_checks(self.topic.grader)
+
+    @cached_property
+    def mistakes(self) -> list[Mistake]:
+        return load_mistakes(self.topic.mistakes, self.solution)

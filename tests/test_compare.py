@@ -1,0 +1,102 @@
+"""Comparing: types and shapes before values, tolerance by dtype, exceptions by type, costs by share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from kata.compare import Raised, Value, at_most, close, compare
+
+T = torch.tensor
+
+
+def message(wanted: Any, got: Any, **tolerance: float) -> str:
+    found = close(**tolerance).difference(wanted, got)
+    return found.message if found else ""
+
+
+@pytest.mark.parametrize(
+    "wanted, got",
+    [
+        (T([1.0, 2.0], dtype=torch.float64), T([1.0, 2.0 + 1e-7], dtype=torch.float64)),
+        (T([1.0], dtype=torch.bfloat16), T([1.0078], dtype=torch.bfloat16)),
+        (T([float("nan"), float("inf")]), T([float("nan"), float("inf")])),
+        (T([True, False]), T([True, False])),
+        ((T([1]), 2), [T([1]), 2]),
+        ({"a": 1.0}, {"a": 1.0 + 1e-9}),
+        (1.0, 1),
+        ("x", "x"),
+        (None, None),
+    ],
+    ids=range(9),
+)
+def test_equal(wanted: Any, got: Any) -> None:
+    assert message(wanted, got) == ""
+
+
+@pytest.mark.parametrize(
+    "wanted, got, says",
+    [
+        (T([1.0, 2.0]), T([1.0, 3.0]), "1 of 2 values differ; 2 wanted at [1], 3 came"),
+        (T([1.0]), T([[1.0]]), "shape (1,) wanted, (1, 1) came"),
+        (T([1.0]), T([1.0], dtype=torch.float64), "dtype float32 wanted, float64 came"),
+        (T([True]), T([1]), "dtype bool wanted, int64 came"),
+        (T([1.0]), None, "a float32 tensor of shape (1,) wanted, None came"),
+        (T([1.0]), (T([1.0]), None), "a float32 tensor of shape (1,) wanted, a tuple of 2 came"),
+        (T([1.0]), 1.0, "a float32 tensor of shape (1,) wanted, 1.0 (float) came"),
+        (T([1.0]), T([float("nan")]), "1 wanted at [0], nan came"),
+        (T([float("-inf")]), T([-1e9]), "-inf wanted at [0], -1e+09 came"),
+        (T([1, 2]), T([1, 3]), "1 of 2 values differ; 2 wanted at [1], 3 came"),
+        ([1, 2], [1], "2 values wanted, 1 came"),
+        ({"a": [2]}, {"b": [2]}, "'a' is missing; 'b' is not asked for"),
+        (3, 3.0, "3 wanted, 3.0 came"),
+        (1, True, "1 wanted, True came"),
+        (1, T(1), "1 wanted, a int64 tensor of shape () came"),
+    ],
+    ids=range(15),
+)
+def test_different(wanted: Any, got: Any, says: str) -> None:
+    assert message(wanted, got) == says
+
+
+def test_a_difference_inside_containers_says_where() -> None:
+    found = compare(Value([{"a": T([1.0])}]), Value([{"a": T([2.0])}]), close())
+    assert found is not None
+    assert found.where == "[0]['a']"
+    assert found.message.startswith("in result[0]['a']: ")
+
+
+def test_exceptions_are_compared_by_type() -> None:
+    error = Raised(("builtins.ValueError", "builtins.Exception"), "no")
+    special = Raised(("answer.TooLong", "builtins.ValueError", "builtins.Exception"), "too long")
+    other = Raised(("builtins.IndexError", "builtins.LookupError"), "out of range")
+    assert compare(error, error, close()) is None
+    assert compare(error, special, close()) is None
+    for got, says in [
+        (other, "ValueError wanted, but IndexError was raised: out of range"),
+        (Value(None), "ValueError wanted, but nothing was raised"),
+    ]:
+        found = compare(error, got, close())
+        assert found is not None
+        assert found.message == says
+    found = compare(Value(1), other, close())
+    assert found is not None
+    assert found.message == "IndexError: out of range"
+
+
+def test_costs_are_graded_by_their_share() -> None:
+    cost = at_most(1.1, least=0.5).difference
+    assert cost(100, 110) is None
+    assert cost({"flops": 100}, {"flops": 60}) is None
+    for wanted, got, says in [
+        (100, 111, "1.11 times as much"),
+        (100, 49, "not seen"),
+        ({"flops": 100, "largest_tensor": 10}, {"flops": 100, "largest_tensor": 40}, "largest tensor: 40 where 10 is enough"),
+        (0, 1, "none is allowed"),
+        (1, None, "a number wanted, None came"),
+    ]:
+        found = cost(wanted, got)
+        assert found is not None
+        assert says in found.message

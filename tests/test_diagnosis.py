@@ -1,0 +1,34 @@
+"""Naming a mistake that is made in another style than the reference's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from rooms import ANSWERS
+
+from kata.verdict import Verdict
+
+OTHER_STYLE = (ANSWERS / "masking" / "tril_and_triu.py").read_text(encoding="utf-8")
+
+# A pattern of booleans tells by itself: here all other masks stay right, where
+# the reference's would go wrong with the causal one that they are built on.
+PATTERN = """
+def causal_mask(L, S=None):
+    return torch.ones(L, S or L).triu(diagonal=(S or L) - L) == 1
+"""
+
+# A single zero gradient tells little, so all else must agree, errors included;
+# these have words of their own.
+ZEROS = """
+def apply_mask(scores, mask):
+    with torch.no_grad():
+        return torch.where(mask, scores, -torch.inf)
+"""
+
+
+@pytest.mark.parametrize("mistake, named", [(PATTERN, "causal-upside-down"), (ZEROS, "apply-cuts-the-graph")])
+def test_mistake_in_another_style_is_named(mistake: str, named: str, verdict_on: Callable[..., Verdict]) -> None:
+    failure = verdict_on("masking", OTHER_STYLE + mistake).first_failure
+    assert failure is not None
+    assert [found.id for found in failure.mistakes] == [named]

@@ -1,0 +1,100 @@
+"""The house is in order: the trees agree, what is generated is fresh, each example runs."""
+
+from __future__ import annotations
+
+import doctest
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from rooms import ROOMS, TOPICS, solution
+
+from kata.curriculum import ROOT, load_curriculum
+from kata.readme import with_table
+from kata.stubs import cut, public_names
+from kata.toml import parse
+
+NAMES = [topic.name for topic in TOPICS]
+
+
+def committed(path: Path) -> str:
+    """A file as it is in git's index, where learners' edits do not show; without git, as it lies there."""
+    relative = path.relative_to(ROOT).as_posix()
+    shown = subprocess.run(["git", "show", f":{relative}"], cwd=ROOT, capture_output=True)
+    return (shown.stdout if shown.returncode == 0 else path.read_bytes()).decode()
+
+
+@pytest.mark.parametrize("topic", TOPICS, ids=NAMES)
+def test_committed_stub_is_what_the_solution_gives(topic) -> None:
+    assert committed(topic.exercise) == cut(committed(topic.solution)), "run `make stubs` and commit what it wrote"
+
+
+@pytest.mark.parametrize("topic", TOPICS, ids=NAMES)
+def test_stub_holds_nothing_of_the_answer(topic) -> None:
+    """Behind each signature and docstring stand a TODO and an exception, and no helper is left."""
+    stub = committed(topic.exercise)
+    assert stub.count("raise NotImplementedError") == stub.count("# TODO: ") >= len(public_names(stub))
+    assert public_names(stub) == public_names(ROOMS[topic.name].solution)
+    assert not re.search(r"^\s*(def|class) _[a-z]", stub, re.MULTILINE)
+
+
+def test_every_tree_has_the_same_rooms_and_no_strays() -> None:
+    paths = {topic.path for topic in TOPICS}
+    for tree, endings in {"exercises": [".py"], "solutions": [".py", ".mistakes.toml"], "graders": [".py"]}.items():
+        listed = subprocess.run(["git", "ls-files", tree], cwd=ROOT, capture_output=True, text=True).stdout.split("\n")
+        found = {line for line in listed if line}
+        assert found == {f"{tree}/{path}{ending}" for path in paths for ending in endings}
+    for name in NAMES:
+        assert (ROOT / "tests" / "oracles" / f"test_{name}.py").exists()
+
+
+@pytest.mark.parametrize("topic", TOPICS, ids=NAMES)
+def test_examples_in_the_docstrings_run(topic) -> None:
+    results = doctest.testmod(solution(topic.name))
+    assert results.failed == 0
+    assert results.attempted > 0
+
+
+@pytest.mark.parametrize("topic", TOPICS, ids=NAMES)
+def test_every_public_name_has_a_docstring_with_a_source(topic) -> None:
+    module = solution(topic.name)
+    for name in public_names(ROOMS[topic.name].solution):
+        text = getattr(module, name).__doc__ or ""
+        assert "Source:" in text, f"{name} does not say where it comes from"
+
+
+@pytest.mark.parametrize("topic", TOPICS, ids=NAMES)
+def test_solution_imports_torch_math_and_typing_only(topic) -> None:
+    imported = set(re.findall(r"^(?:from|import) (\w+)", ROOMS[topic.name].solution, re.MULTILINE))
+    assert imported <= {"torch", "math", "typing", "collections", "__future__"}
+
+
+@pytest.mark.parametrize("topic", TOPICS, ids=NAMES)
+def test_every_check_has_points_and_needs_only_earlier_ones(topic) -> None:
+    seen: set[str] = set()
+    for check in ROOMS[topic.name].checks:
+        assert check.points >= 1
+        assert set(check.after) <= seen
+        assert check.name not in seen
+        seen.add(check.name)
+
+
+def test_readme_holds_the_table_of_topics() -> None:
+    text = (ROOT / "README.md").read_text()
+    assert with_table(text, load_curriculum()) == text, "run `make stubs`"
+
+
+def test_pins_are_within_the_ranges_and_name_every_dependency() -> None:
+    project = parse((ROOT / "pyproject.toml").read_text())["project"]
+    pinned = set(re.findall(r"^([a-z]+)==", (ROOT / "constraints.txt").read_text(), re.MULTILINE))
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    assert {re.split(r"[><=;]", need)[0] for need in wanted} <= pinned
+
+
+def test_nothing_refers_outside_the_project() -> None:
+    files = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True).stdout.split()
+    outside = re.compile(r"\.\./shared|/work" + r"/|/root" + r"/")
+    for name in files:
+        if (ROOT / name).exists():
+            assert not outside.search((ROOT / name).read_text(errors="replace")), name
