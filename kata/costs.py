@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
@@ -32,6 +32,19 @@ class CostMode(TorchDispatchMode):  # type: ignore[misc]  # PyTorch is skipped w
     def _should_skip_dynamo(cls) -> bool:
         return False  # True imports torch._dynamo on first use, a second and more
 
+    def __enter__(self) -> CostMode:
+        # Subclasses such as that of causal_lower_right cannot be made under a mode: they are made outside of it.
+        self.patched = [cls for cls in Tensor.__subclasses__() if "__new__" not in vars(cls)]
+        for cls in self.patched:
+            cls.__new__ = staticmethod(make_unseen)
+        super().__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        for cls in self.patched:
+            del cls.__new__
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         self.flops += flops(func._overloadpacket, args, kwargs or {}, out)
@@ -39,6 +52,11 @@ class CostMode(TorchDispatchMode):  # type: ignore[misc]  # PyTorch is skipped w
             made = [leaf.numel() for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
             self.largest = max([self.largest, *made])
         return out
+
+
+def make_unseen(cls: Any, *args: Any, **kwargs: Any) -> Any:
+    with _disable_current_modes():
+        return Tensor.__new__(cls, *args, **kwargs)
 
 
 def flops(operator: Any, args: Any, kwargs: Any, out: Any) -> int:

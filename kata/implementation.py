@@ -91,7 +91,10 @@ class Object(Function):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        return ask("get", self, (), {}, name=name)
+        value = ask("get", self, (), {}, name=name)
+        if isinstance(value, Method):
+            self.__dict__[name] = value  # methods stay what they are
+        return value
 
 
 def ask(operation: str, target: Function, args: tuple[Any, ...], kwargs: dict[str, Any], **extra: Any) -> Any:

@@ -87,7 +87,7 @@ def test_readme_holds_the_table_of_topics() -> None:
 
 def test_pins_are_within_the_ranges_and_name_every_dependency() -> None:
     project = parse((ROOT / "pyproject.toml").read_text())["project"]
-    pinned = set(re.findall(r"^([a-z]+)==", (ROOT / "constraints.txt").read_text(), re.MULTILINE))
+    pinned = set(re.findall(r"^([a-z-]+)==", (ROOT / "constraints.txt").read_text(), re.MULTILINE))
     wanted = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
     assert {re.split(r"[><=;]", need)[0] for need in wanted} <= pinned
 
