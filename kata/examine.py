@@ -27,7 +27,7 @@ def doctor(console: Console, starter: Starter) -> int:
     learner.start()
     learner.stop()
     console.print(f"Python {platform.python_version()}, PyTorch {torch.__version__}, {platform.system()} {platform.release()}")
-    console.print("runners are " + ("forked from a warm process" if hasattr(starter, "control") else "fresh interpreters"))
+    console.print("runners are " + ("forked from a warm process" if starter.warm else "fresh interpreters"))
     table = Table(box=None, show_header=False)
     for name, note in ALL.items():
         active = name in learner.protections

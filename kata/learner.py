@@ -48,7 +48,7 @@ class Learner:
         self.output = Output(self.process.output)
         self.late = False
         order = {"path": self.path, "source": self.source, "name": "answer", "off_limits": list(self.off_limits)}
-        with deadline(self.wall + 60, self.too_late) if self.cold else deadline(self.wall, self.too_late):
+        with deadline(self.wall, self.too_late):
             header, _ = self.exchange((order, []), nothing_to_call)
         if "raised" in header:
             self.stop()
@@ -57,11 +57,6 @@ class Learner:
         if not isinstance(result, list):
             raise self.lost("wrote an answer of its own while it was loaded")
         self.protections = [harmless(name, 100) for name in result]
-
-    @property
-    def cold(self) -> bool:
-        """Whether a new runner has PyTorch to import first."""
-        return not hasattr(self.starter, "control")
 
     def too_late(self) -> None:
         self.late = True

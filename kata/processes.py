@@ -51,6 +51,8 @@ class Process(Protocol):
 
 
 class Starter(Protocol):
+    warm: bool  # whether runners are forked
+
     def start(self) -> Process: ...
     def close(self) -> None: ...
 
@@ -78,6 +80,8 @@ def interpreter(module: str, *arguments: str) -> list[str]:
 
 class Zygote:
     """A process that forks runners; started at once, waited for when first used."""
+
+    warm = True
 
     def __init__(self) -> None:
         self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -159,8 +163,16 @@ class Forked:
 class Spawner:
     """Starts each runner as a fresh interpreter."""
 
+    warm = False
+
     def start(self) -> Process:
-        return Spawned()
+        process = Spawned()
+        with deadline(START_SECONDS, process.kill):
+            ready = process.reader.read(1)
+        if not ready:
+            words = process.output.read().decode(errors="replace").strip().splitlines()[-1:]
+            raise CannotStart(f"a fresh interpreter does not start: {' '.join(words) or how_it_ended(process.ended())}")
+        return process
 
     def close(self) -> None:
         pass

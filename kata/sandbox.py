@@ -26,7 +26,7 @@ except (ImportError, RuntimeError):  # not Linux, or no libseccomp
     pyseccomp = None
 
 MEMORY = 2 << 30  # bytes of address space beyond what is in use at the start
-CPU_SECONDS = 300
+CPU_SECONDS = 900
 OPEN_FILES = 256
 
 # Landlock: system calls are numbered alike on all architectures.

@@ -51,6 +51,12 @@ def test_spawned_runner_is_limited(body: str, says: str, spawner: Starter, tmp_p
     assert len(verdict.printed) < 20_000
 
 
+def test_an_endless_import_is_told_in_time(spawner: Starter, tmp_path: Path) -> None:
+    file = tmp_path / "attention.py"
+    file.write_text("while True:\n    pass\n")
+    assert "while the file was loaded, it ran longer than 2 s" in grade(ROOM, file, spawner, wall=2.0).results[0].message
+
+
 def test_both_ways_have_the_same_protections(spawner: Starter, runners: Starter) -> None:
     assert isinstance(runners, Zygote)
     found = []
