@@ -8,6 +8,7 @@ must also do what the answer does in every other check.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -26,12 +27,15 @@ TELLING = 4  # different numbers that an outcome must hold to tell mistakes apar
 TELLING_BOOLEANS = 16  # or so many booleans, of both kinds: a pattern
 
 
-def name_mistakes(room: Room, check: Check, answer: Implementation, seed: int, inputs: dict[str, Any], got: Outcome) -> list[Mistake]:
+def name_mistakes(
+    room: Room, check: Check, answer: Implementation, seed: int, inputs: dict[str, Any], got: Outcome, passed: Sequence[Check]
+) -> list[Mistake]:
     """The mistakes that behave like the answer, best first; more than one if nothing tells them apart.
 
     Args:
         inputs: what the check failed on.
         got: what it saw then.
+        passed: the checks that the answer passes, as the mistake must too.
     """
     fitting = [m for m in room.mistakes if same_kind_of_failure(got, check.run(m.implementation, inputs), check.comparison)]
     key = ("fresh", seed, check.name)
@@ -41,9 +45,19 @@ def name_mistakes(room: Room, check: Check, answer: Implementation, seed: int, i
             return []
         seen.append(check.run(answer, rung.inputs(check.inputs, key)))
         fitting = [m for m in fitting if behaves(check, m, rung, key, seen[-1])]
+    fitting = [m for m in fitting if not any(trips(room, earlier, m, seed) for earlier in passed)]
     if len(fitting) > 1 or not any(map(telling, seen)):
         fitting = agree_elsewhere(room, check, answer, seed, fitting, strict=not any(map(telling, seen)))
     return fitting
+
+
+def trips(room: Room, check: Check, mistake: Mistake, seed: int) -> bool:
+    """Whether the check fails on the mistake, on the very inputs that the answer was graded on."""
+    for rung in check.rungs():
+        inputs, wanted = room.wanted(check, rung, ("check", seed, check.name))
+        if compare(wanted, check.run(mistake.implementation, inputs), check.comparison):
+            return True
+    return False
 
 
 def behaves(check: Check, mistake: Mistake, rung: Rung, key: Any, seen: Outcome) -> bool:

@@ -6,6 +6,7 @@ the seed, and never runs the learner's code.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,8 @@ def grade(room: Room, file: Path, starter: Starter, seed: int = 0, wall: float =
                 results[check.name] = result_of(check, "not_reached", f"first make {missing} pass")
                 continue
             try:
-                results[check.name] = grade_check(room, check, learner, seed)
+                passed = [earlier for earlier in room.checks if earlier.name in results and results[earlier.name].status == "passed"]
+                results[check.name] = grade_check(room, check, learner, seed, passed)
             except CannotLoad as error:
                 if not results:
                     return nothing_graded(room, shown, error.status, error.message, error.traceback, printed=learner)
@@ -102,8 +104,8 @@ def result_of(
     return Result(check.name, check.says, points, check.points, status, message, counterexample, mistakes, traceback)
 
 
-def grade_check(room: Room, check: Check, learner: Learner, seed: int) -> Result:
-    """One check on the learner's implementation."""
+def grade_check(room: Room, check: Check, learner: Learner, seed: int, passed: Sequence[Check]) -> Result:
+    """One check on the learner's implementation, which has passed others."""
     key = ("check", seed, check.name)
     try:
         if learner.process is None:
@@ -117,7 +119,7 @@ def grade_check(room: Room, check: Check, learner: Learner, seed: int) -> Result
         return result_of(check, lost.status, f"your code {lost.message}")  # type: ignore[arg-type]
     except Malformed as error:
         return result_of(check, "error", f"your code {learner.lost(f'wrote an answer that is none: {error}').message}")
-    return explain(room, check, learner, seed, failure)
+    return explain(room, check, learner, seed, failure, passed)
 
 
 def start(learner: Learner) -> None:
@@ -172,14 +174,14 @@ def shrink(room: Room, check: Check, implementation: Implementation, key: Any, f
     return failure
 
 
-def explain(room: Room, check: Check, learner: Learner, seed: int, failure: Failure) -> Result:
+def explain(room: Room, check: Check, learner: Learner, seed: int, failure: Failure, passed: Sequence[Check]) -> Result:
     """A failure with the name of the mistake, if it is a known one."""
     result = explain_failure(check, failure)
     if result.counterexample is None:
         return result
     try:
         with learner.limited():
-            named = name_mistakes(room, check, learner.implementation, seed, failure.inputs, failure.got)
+            named = name_mistakes(room, check, learner.implementation, seed, failure.inputs, failure.got, passed)
     except (RunnerLost, Malformed, ImplementationRaised):
         return result  # the failure stands; it only stays without a name
     return replace(result, mistakes=tuple(NamedMistake(mistake.id, mistake.says) for mistake in named))

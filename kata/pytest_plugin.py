@@ -39,12 +39,21 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Col
     return collector
 
 
+@pytest.hookimpl(trylast=True)  # after -k and --lf have made their choice
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """A submission is an answer to one topic: the only one selected, or the one that it or -k is named after."""
+    submission = config.getoption("--submission")
     topics = {item.grader.topic.name for item in items if isinstance(item, CheckItem)}
-    if config.getoption("--submission") and len(topics) > 1:
+    if not submission or len(topics) < 2:
+        return
+    named = next((name for name in (config.getoption("keyword"), Path(submission).stem) if name in topics), None)
+    if named is None:
         raise pytest.UsageError(
-            f"--submission grades one topic, {len(topics)} are selected; name its file, such as graders/*/{min(topics)}.py"
+            f"--submission answers one topic, {len(topics)} are selected; name one with -k: {', '.join(sorted(topics))}"
         )
+    others = [item for item in items if isinstance(item, CheckItem) and item.grader.topic.name != named]
+    config.hook.pytest_deselected(items=others)
+    items[:] = [item for item in items if item not in others]
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -55,6 +55,13 @@ def test_a_check_that_is_not_reached_never_looks_like_success(tmp_path: Path) ->
     assert "1 failed" in done.stdout
 
 
+def test_a_submission_without_a_topic_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "answer.py").write_text("x = 1\n")
+    done = run("graders", "--submission", str(tmp_path / "answer.py"), "-p", "no:cacheprovider")
+    assert done.returncode == 4
+    assert "name one with -k: attention" in done.stderr + done.stdout
+
+
 def test_last_failed_and_selection_work(tmp_path: Path) -> None:
     (tmp_path / "answer.py").write_text(
         ROOM.solution.replace("scores = scores.masked_fill(~mask, -math.inf)", "scores = scores.masked_fill(mask, -math.inf)")
