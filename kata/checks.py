@@ -30,6 +30,7 @@ class Check:
     comparison: Comparison
     sizes: Mapping[str, Sequence[int]]
     draws: int
+    slow: bool = False  # takes a second or more: not run to name a mistake
 
     def rungs(self) -> list[Rung]:
         return ladder(self.inputs, self.sizes, self.draws)
@@ -59,6 +60,7 @@ def check(
     compare: Comparison | None = None,
     sizes: Mapping[str, Sequence[int]] | None = None,
     draws: int = 1,
+    slow: bool = False,
     **inputs: Strategy,
 ) -> Callable[[Callable[..., Any]], Check]:
     """Make a function a check: `function(impl, **inputs)` returns what it saw.
@@ -69,6 +71,7 @@ def check(
         compare: how results are compared; within the dtype's tolerance by default.
         sizes: the legal sizes of an axis, ascending, where not any will do.
         draws: how often values are drawn for each set of sizes.
+        slow: it takes a second or more, so it is not run on every known mistake to name one.
         inputs: a strategy for each of the function's inputs.
     """
 
@@ -81,7 +84,7 @@ def check(
             raise TypeError(f"check {function.__name__}: a docstring must say what is right")
         first = (after,) if isinstance(after, Check) else after
         names = tuple(other.name for other in first)
-        return Check(function.__name__, says, points, function, inputs, names, compare or close(), sizes or {}, draws)
+        return Check(function.__name__, says, points, function, inputs, names, compare or close(), sizes or {}, draws, slow)
 
     return make
 

@@ -2,7 +2,7 @@
 
 from kata.checks import check
 from kata.compare import at_most, close
-from kata.implementation import cost, failure, gradients, held, inputs_after, parameters, trained, with_weights
+from kata.implementation import cost, failure, gradients, held, initialized, inputs_after, parameters, trained, with_weights
 from kata.inputs import booleans, choice, count, distinct, index, indices, normal, seed, size
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "held",
     "index",
     "indices",
+    "initialized",
     "inputs_after",
     "normal",
     "parameters",

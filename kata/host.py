@@ -88,7 +88,8 @@ class Host:
 
     def gradients(self, target: Callable[..., Any], args: list[Any], kwargs: dict[str, Any], seed: int) -> Any:
         leaves = [leaf.requires_grad_() for leaf in tree_leaves([args, kwargs]) if differentiable(leaf)]
-        weights = dict(target.named_parameters()) if isinstance(target, torch.nn.Module) else {}
+        named = target.named_parameters() if isinstance(target, torch.nn.Module) else ()
+        weights = {name: weight for name, weight in named if weight.requires_grad}  # a table of positions may be frozen
         sources = [*leaves, *weights.values()]
         outputs = [leaf for leaf in tree_leaves(self.call(target, args, kwargs)) if differentiable(leaf)]
         generator = torch.Generator().manual_seed(seed)

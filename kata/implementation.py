@@ -209,6 +209,16 @@ def with_weights(module: Function, seed: int, dtype: torch.dtype = torch.float64
     return module
 
 
+def initialized(module: Function, seed: int) -> Function:
+    """The module in float32 as before training: matrices N(0, 1 / fan-in) from the seed, biases zero, other vectors one."""
+    weights = {}
+    for name, shape in parameters(module).items():
+        plain = torch.zeros(shape) if name.endswith("bias") else torch.ones(shape)
+        weights[name] = weight(name, shape, seed) if len(shape) > 1 else plain
+    ask("load", module, (weights, torch.float32), {})
+    return module
+
+
 def trained(
     module: Function,
     data: list[Tensor],
