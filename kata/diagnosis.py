@@ -33,7 +33,8 @@ def name_mistakes(room: Room, check: Check, answer: Implementation, seed: int, i
         inputs: what the check failed on.
         got: what it saw then.
     """
-    fitting = [m for m in room.mistakes if same_kind_of_failure(got, check.run(m.implementation, inputs), check.comparison)]
+    possible = possible_mistakes(room, check, seed)
+    fitting = [m for m in possible if same_kind_of_failure(got, check.run(m.implementation, inputs), check.comparison)]
     key = ("fresh", seed, check.name)
     seen = [got]
     for rung in spread(check.rungs(), FRESH):
@@ -44,6 +45,27 @@ def name_mistakes(room: Room, check: Check, answer: Implementation, seed: int, i
     if len(fitting) > 1 or not any(map(telling, seen)):
         fitting = agree_elsewhere(room, check, answer, seed, fitting, strict=not any(map(telling, seen)))
     return fitting
+
+
+def possible_mistakes(room: Room, failed: Check, seed: int) -> list[Mistake]:
+    """Those that pass the checks that the failed one comes after, since the answer has passed them.
+
+    Beside sparing wrong names, this keeps a mistake that is too slow away from
+    checks that are meant for answers that are not.
+    """
+    mistakes = room.mistakes
+    needed = {failed.name}
+    before = []
+    for check in reversed(room.checks):
+        if check.name in needed:
+            needed |= set(check.after)
+            before.append(check)
+    for check in before[:0:-1]:
+        for rung in spread(check.rungs(), FRESH):
+            inputs = rung.inputs(check.inputs, ("check", seed, check.name))  # the very ones on which the answer was right
+            wanted = check.run(room.reference, inputs)
+            mistakes = [m for m in mistakes if compare(wanted, check.run(m.implementation, inputs), check.comparison) is None]
+    return mistakes
 
 
 def behaves(check: Check, mistake: Mistake, rung: Rung, key: Any, seen: Outcome) -> bool:
