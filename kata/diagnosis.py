@@ -37,7 +37,8 @@ def name_mistakes(
         got: what it saw then.
         passed: the checks that the answer passes, as the mistake must too.
     """
-    fitting = [m for m in room.mistakes if same_kind_of_failure(got, check.run(m.implementation, inputs), check.comparison)]
+    possible = [m for m in room.mistakes if gets_there(room, check, m, seed)]
+    fitting = [m for m in possible if same_kind_of_failure(got, check.run(m.implementation, inputs), check.comparison)]
     key = ("fresh", seed, check.name)
     seen = [got]
     for rung in spread(check.rungs(), FRESH):
@@ -45,17 +46,34 @@ def name_mistakes(
             return []
         seen.append(check.run(answer, rung.inputs(check.inputs, key)))
         fitting = [m for m in fitting if behaves(check, m, rung, key, seen[-1])]
-    fitting = [m for m in fitting if not any(trips(room, earlier, m, seed) for earlier in passed)]
+    fitting = [m for m in fitting if not any(trips(room, earlier, m, seed, earlier.rungs()) for earlier in passed)]
     if len(fitting) > 1 or not any(map(telling, seen)):
         fitting = agree_elsewhere(room, check, answer, seed, fitting, strict=not any(map(telling, seen)))
     return fitting
 
 
-def trips(room: Room, check: Check, mistake: Mistake, seed: int) -> bool:
+def gets_there(room: Room, failed: Check, mistake: Mistake, seed: int) -> bool:
+    """Whether a mistake seems to pass what the failed check comes after, since the answer has passed it.
+
+    Beside sparing wrong names, this keeps a mistake that is too slow away from
+    checks that are meant for answers that are not.
+    """
+    needed = {failed.name}
+    for check in reversed(room.checks):
+        if check.name in needed:
+            needed |= set(check.after)
+    before = [check for check in room.checks if check.name in needed - {failed.name}]
+    return not any(trips(room, check, mistake, seed, spread(check.rungs(), 2)) for check in before)
+
+
+def trips(room: Room, check: Check, mistake: Mistake, seed: int, rungs: list[Rung]) -> bool:
     """Whether the check fails on the mistake, on the very inputs that the answer was graded on."""
-    for rung in check.rungs():
-        inputs, wanted = room.wanted(check, rung, ("check", seed, check.name))
-        if compare(wanted, check.run(mistake.implementation, inputs), check.comparison):
+    for rung in rungs:
+        place = (mistake.id, check.name, rung, seed)
+        if place not in room.tripped:
+            inputs, wanted = room.wanted(check, rung, ("check", seed, check.name))
+            room.tripped[place] = compare(wanted, check.run(mistake.implementation, inputs), check.comparison) is not None
+        if room.tripped[place]:
             return True
     return False
 

@@ -2,8 +2,8 @@
 
 from kata.checks import check
 from kata.compare import at_most, close
-from kata.implementation import cost, failure, gradients, held, inputs_after, parameters, trained, with_weights
-from kata.inputs import booleans, choice, count, distinct, index, indices, normal, seed, size
+from kata.implementation import cost, failure, gradients, held, inputs_after, parameters, steps, trained, with_weights
+from kata.inputs import booleans, choice, count, distinct, index, indices, normal, seed, size, text
 
 __all__ = [
     "at_most",
@@ -24,6 +24,8 @@ __all__ = [
     "parameters",
     "seed",
     "size",
+    "steps",
+    "text",
     "trained",
     "with_weights",
 ]

@@ -176,6 +176,14 @@ def cost(function: Function, *args: Any, **kwargs: Any) -> dict[str, int]:
     return ask("cost", function, args, kwargs)
 
 
+def steps(function: Function, *args: Any, **kwargs: Any) -> int:
+    """What one call costs in plain Python: the lines and calls that it executes, the same each time.
+
+    Compare how the count grows with the input, not the count: styles differ.
+    """
+    return ask("steps", function, args, kwargs)
+
+
 def inputs_after(function: Function, *args: Any, **kwargs: Any) -> list[Any]:
     """The arguments as they are after the call: unchanged, if all is well."""
     return ask("inputs_after", function, args, kwargs)

@@ -47,6 +47,11 @@ class Room:
         return {}
 
     @cached_property
+    def tripped(self) -> dict[Any, bool]:
+        """By mistake, check, rung and seed: whether the check fails there."""
+        return {}
+
+    @cached_property
     def checks(self) -> list[Check]:
         return load_checks(self.topic.grader)
 
