@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 
 from kata.checks import check
 from kata.compare import Raised, Value
-from kata.grading import cost, failure, gradients, held, inputs_after, normal, parameters, trained, with_weights
+from kata.grading import cost, failure, gradients, held, inputs_after, normal, parameters, steps, trained, with_weights
 from kata.host import Local
 from kata.implementation import Implementation, ImplementationRaised
 from kata.loading import load
@@ -165,6 +167,29 @@ def fused(a, b): return torch.nn.functional.scaled_dot_product_attention(a[None,
     assert cost(impl.fused, a, b)["flops"] == 2 * 4 * 4 * (8 + 8)
     assert cost(impl.matmul, a, b)["largest_tensor"] == 4 * 16
     assert cost(impl.sums, a, b)["largest_tensor"] == 4 * 8 * 16
+
+
+def test_steps_count_lines_of_python_the_same_each_time_and_leave_a_debugger_alone() -> None:
+    source = """
+def line(n):
+    total = 0
+    for i in range(n):
+        total += i
+    return total
+
+def square(n):
+    return [line(n) for _ in range(n)]
+
+def breaks(n):
+    raise ValueError(n)
+"""
+    impl = Implementation(Local(load(source, "steps.py", "test_steps")))
+    before = sys.gettrace()
+    assert steps(impl.line, 50) == steps(impl.line, 50)
+    assert 3.5 < steps(impl.line, 400) / steps(impl.line, 100) < 4.5
+    assert steps(impl.square, 40) / steps(impl.square, 10) > 12
+    assert failure(steps, impl.breaks, 3) == ("ValueError", "3")
+    assert sys.gettrace() is before
 
 
 def test_a_check_that_cannot_use_what_came_says_what_it_was(impl: Implementation) -> None:

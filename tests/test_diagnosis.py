@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from rooms import ANSWERS
+from rooms import ANSWERS, ROOMS
 
+from kata.diagnosis import possible_mistakes
 from kata.verdict import Verdict
 
 OTHER_STYLE = (ANSWERS / "masking" / "tril_and_triu.py").read_text(encoding="utf-8")
@@ -32,3 +33,13 @@ def test_mistake_in_another_style_is_named(mistake: str, named: str, verdict_on:
     failure = verdict_on("masking", OTHER_STYLE + mistake).first_failure
     assert failure is not None
     assert [found.id for found in failure.mistakes] == [named]
+
+
+def test_mistakes_that_fail_what_the_answer_has_passed_are_not_considered() -> None:
+    room = ROOMS["tokenization"]
+    checks = {check.name: check for check in room.checks}
+    slow = "work-grows-with-the-square"  # it would not come to an end on a long text
+    assert slow in {m.id for m in possible_mistakes(room, checks["work_does_not_grow_with_the_square"], seed=0)}
+    considered = {m.id for m in possible_mistakes(room, checks["long_texts_are_encoded"], seed=0)}
+    assert slow not in considered and "code-points-as-ids" not in considered
+    assert "overlaps-counted" in considered  # of this the checks before say nothing
