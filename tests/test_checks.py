@@ -7,7 +7,7 @@ import torch
 
 from kata.checks import check
 from kata.compare import Raised, Value
-from kata.grading import cost, failure, gradients, held, inputs_after, normal, parameters, with_weights
+from kata.grading import built_in, cost, failure, gradients, held, inputs_after, normal, parameters, with_weights
 from kata.host import Local
 from kata.implementation import Implementation, ImplementationRaised
 from kata.loading import load
@@ -115,6 +115,13 @@ def test_weights_depend_on_seed_and_name_and_shape_alone(impl: Implementation) -
     assert torch.equal(one, same) and not torch.equal(one, other)
     with pytest.raises(ImplementationRaised, match=r"Counter must be a torch\.nn\.Module"):
         with_weights(impl.Counter(), 1)
+
+
+def test_built_in_modules_are_made_there_and_can_be_passed_in(impl: Implementation) -> None:
+    linear = with_weights(built_in(impl, "Linear", 2, 3), seed=1)
+    x = torch.ones(1, 2, dtype=torch.float64)
+    torch.testing.assert_close(linear(x), x @ linear.weight.T + linear.bias)
+    assert parameters(built_in(impl, "Sequential", linear)) == {"0.weight": [3, 2], "0.bias": [3]}
 
 
 def test_held_results_keep_their_storage_and_graph(impl: Implementation) -> None:

@@ -47,7 +47,7 @@ def layer_norm_takes_any_leading_axes(impl, x, weight, bias):
     eps=choice(1e-6, 1e-2),
 )
 def layer_norm_adds_eps_to_the_variance(impl, x, weight, bias, eps):
-    """eps, 1e-5 by default, is added to the variance under the root: it counts where a row hardly varies; a constant row (1.5 in row 0) gives bias."""
+    """eps, 1e-5 by default, is added to the variance under the root: it counts for tiny rows; a constant one (row 0: 1.5) gives bias."""
     x[0] = 1.5
     return impl.layer_norm(x, weight, bias), impl.layer_norm(x, weight, bias, eps)
 
@@ -93,7 +93,7 @@ def layer_norm_of_half_precision_is_computed_in_float32(impl, x, weight, bias):
     seed=seed(),
 )
 def layer_norm_has_the_right_gradients(impl, x, weight, bias, seed):
-    """Gradients with respect to x, weight and bias are right, those through mean and variance too, and finite for a constant row (1.5 in row 0)."""
+    """Gradients of x, weight and bias are right, those through mean and variance too, and finite for a constant row (row 0: 1.5)."""
     x[0, 0] = 1.5
     return gradients(impl.layer_norm, x, weight, bias, seed=seed)["inputs"]
 
@@ -183,7 +183,7 @@ def backward_takes_any_leading_axes(impl, grad_out, x, weight):
     eps=choice(1e-6, 1e-2),
 )
 def backward_heeds_eps(impl, grad_out, x, weight, eps):
-    """layer_norm_backward adds eps, 1e-5 by default, to the variance as layer_norm does: it counts for tiny and for constant rows (1.5 in row 0)."""
+    """layer_norm_backward adds eps, 1e-5 by default, to the variance: it counts for tiny rows and for constant ones (row 0: 1.5)."""
     x[0] = 1.5
     return impl.layer_norm_backward(grad_out, x, weight), impl.layer_norm_backward(grad_out, x, weight, eps)
 
