@@ -2,12 +2,13 @@
 
 from kata.checks import check
 from kata.compare import at_most, close
-from kata.implementation import cost, failure, gradients, held, inputs_after, parameters, steps, trained, with_weights
+from kata.implementation import built_in, cost, failure, gradients, held, inputs_after, parameters, steps, trained, with_weights
 from kata.inputs import booleans, choice, count, distinct, index, indices, normal, seed, size, text
 
 __all__ = [
     "at_most",
     "booleans",
+    "built_in",
     "check",
     "choice",
     "close",

@@ -149,6 +149,8 @@ class Host:
                 return self.objects[content]
             if kind == "method":
                 return getattr(self.objects[content[0]], content[1])
+            if kind == "nn":
+                return getattr(torch.nn, content)
             if kind == "dtype":
                 return DTYPES[content]
             return self.callback(content, call_back)

@@ -160,6 +160,11 @@ def ask(operation: str, target: Function, args: tuple[Any, ...], kwargs: dict[st
 # What checks use beside plain calls.
 
 
+def built_in(impl: Implementation, name: str, *args: Any, **kwargs: Any) -> Function:
+    """One of PyTorch's own modules, made beside the implementation, to be passed to it: `built_in(impl, "Linear", 4, 4)`."""
+    return ask("call", Function(impl._channel, {"nn": name}), args, kwargs)
+
+
 def gradients(function: Function, *args: Any, seed: int = 0, **kwargs: Any) -> dict[str, Any]:
     """Gradients under a random upstream gradient.
 

@@ -10,6 +10,9 @@ import torch
 from kata.checks import check
 from kata.compare import Raised, Value
 from kata.grading import cost, failure, gradients, held, inputs_after, normal, parameters, steps, trained, with_weights
+
+
+from kata.grading import built_in, cost, failure, gradients, held, inputs_after, normal, parameters, with_weights
 from kata.host import Local
 from kata.implementation import Implementation, ImplementationRaised
 from kata.loading import load
@@ -139,6 +142,13 @@ class Table(torch.nn.Module):
     assert [step for step, _ in reports] == [0, 10, 20, 30, 40, 50, 59]
     assert model.training is False
     assert torch.equal(model(ids).argmax(-1), (ids + 1) % 5)
+
+
+def test_built_in_modules_are_made_there_and_can_be_passed_in(impl: Implementation) -> None:
+    linear = with_weights(built_in(impl, "Linear", 2, 3), seed=1)
+    x = torch.ones(1, 2, dtype=torch.float64)
+    torch.testing.assert_close(linear(x), x @ linear.weight.T + linear.bias)
+    assert parameters(built_in(impl, "Sequential", linear)) == {"0.weight": [3, 2], "0.bias": [3]}
 
 
 def test_held_results_keep_their_storage_and_graph(impl: Implementation) -> None:
