@@ -9,10 +9,7 @@ import torch
 
 from kata.checks import check
 from kata.compare import Raised, Value
-from kata.grading import cost, failure, gradients, held, inputs_after, normal, parameters, steps, trained, with_weights
-
-
-from kata.grading import built_in, cost, failure, gradients, held, inputs_after, normal, parameters, with_weights
+from kata.grading import built_in, cost, failure, gradients, held, inputs_after, normal, parameters, steps, trained, with_weights
 from kata.host import Local
 from kata.implementation import Implementation, ImplementationRaised
 from kata.loading import load
