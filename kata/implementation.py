@@ -215,27 +215,20 @@ def parameters(module: Function) -> dict[str, list[int]]:
     return ask("parameters", module, (), {})
 
 
-<<<<<<< HEAD
-def with_weights(module: Function, seed: int, dtype: torch.dtype = torch.float64) -> Function:
-    """The module in this dtype, each parameter drawn from the seed, its name and its shape."""
-    weights = {name: weight(name, shape, seed) for name, shape in parameters(module).items()}
-    ask("load", module, (weights, dtype), {})
-=======
-def with_weights(module: Function, seed: int, constant: Mapping[str, float] = {}) -> Function:
-    """The module in float64, each parameter drawn from the seed, its name and its shape.
+def with_weights(module: Function, seed: int, dtype: torch.dtype = torch.float64, constant: Mapping[str, float] | None = None) -> Function:
+    """The module in this dtype, each parameter drawn from the seed, its name and its shape.
 
     Args:
         constant: numbers that fill parameters instead, by a part of their names.
     """
 
     def values(name: str, shape: list[int]) -> Tensor:
-        for part, value in constant.items():
+        for part, value in (constant or {}).items():
             if part in name:
                 return torch.full(shape, value, dtype=torch.float64)
         return weight(name, shape, seed)
 
-    ask("load", module, ({name: values(name, shape) for name, shape in parameters(module).items()},), {})
->>>>>>> topic-decoder
+    ask("load", module, ({name: values(name, shape) for name, shape in parameters(module).items()}, dtype), {})
     return module
 
 

@@ -18,12 +18,12 @@ SELF, CROSS, FORWARD = "self_attn.out_proj", "cross_attn.out_proj", "ff.down"  #
 
 def make(impl, x, H, N, seed, silent=(), **options):
     """A block for x with drawn weights, in which some sub-layers give zeros."""
-    return with_weights(impl.DecoderBlock(x.shape[-1], H, N, **options), seed, dict.fromkeys(silent, 0.0))
+    return with_weights(impl.DecoderBlock(x.shape[-1], H, N, **options), seed, constant=dict.fromkeys(silent, 0.0))
 
 
 def stack(impl, layers, x, H, N, seed, silent=(), **options):
     """A decoder for x with drawn weights."""
-    return with_weights(impl.Decoder(layers, x.shape[-1], H, N, **options), seed, dict.fromkeys(silent, 0.0))
+    return with_weights(impl.Decoder(layers, x.shape[-1], H, N, **options), seed, constant=dict.fromkeys(silent, 0.0))
 
 
 def named(gradients):
@@ -104,7 +104,7 @@ def self_attention_comes_with_norm1(impl, x, memory, H, seed):
     seed=seed(),
 )
 def cross_attention_comes_with_norm2(impl, x, memory, H, seed):
-    """With zeros from the other two, a pre-norm block is x + cross_attn(norm2(x), memory): each position reads the whole memory, as it is."""
+    """With zeros from the other two, a pre-norm block is x + cross_attn(norm2(x), memory): each position reads all of memory, as it is."""
     return make(impl, x, H, 5, seed, (SELF, FORWARD))(x, memory)
 
 
@@ -121,7 +121,7 @@ def cross_attention_comes_with_norm2(impl, x, memory, H, seed):
 def feed_forward_comes_with_norm3(impl, x, memory, H, N, seed):
     """With zeros from the other two, a pre-norm block is x + ff(norm3(x)), and ff is down(relu(up(·)))."""
     loud = {SELF: 0.0, CROSS: 0.0, "norm3.weight": 5.0}
-    return with_weights(impl.DecoderBlock(x.shape[-1], H, N), seed, loud)(x, memory)
+    return with_weights(impl.DecoderBlock(x.shape[-1], H, N), seed, constant=loud)(x, memory)
 
 
 # All three.
