@@ -416,7 +416,7 @@ def norms_have_their_epsilon(impl, x, memory, H, seed):
     """All norms add 1e-5 to the variance, which shows when a token's channels hardly differ."""
     silent = dict.fromkeys((SELF, CROSS, FORWARD, "norm1.bias", "norm2.bias"), 0.0)
     quiet = silent | dict.fromkeys(("norm1.weight", "norm2.weight"), 1e-2)  # so that norm2 and norm3 get little, too
-    block = with_weights(impl.DecoderBlock(x.shape[-1], H, 5, norm_first=False), seed, quiet)
+    block = with_weights(impl.DecoderBlock(x.shape[-1], H, 5, norm_first=False), seed, constant=quiet)
     decoder = stack(impl, 1, x, H, 5, seed, (SELF, CROSS, FORWARD))
     return {"norm1 to norm3": block(x, memory), "norm of the decoder": decoder(x, memory)}
 
