@@ -75,6 +75,8 @@ def agree_elsewhere(room: Room, failed: Check, answer: Implementation, seed: int
                     agreements[mistake.id] += compare(wanted, done, check.comparison) is None
                 else:
                     agreements[mistake.id] += behaves(check, mistake, rung, key, seen)
+            if strict:  # one disagreement is enough
+                fitting = [mistake for mistake in fitting if agreements[mistake.id] == asked]
     most = max(agreements.values(), default=0)
     if strict and most < asked:
         return []
