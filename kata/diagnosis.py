@@ -106,6 +106,8 @@ def agree_elsewhere(room: Room, failed: Check, answer: Implementation, seed: int
                     agreements[mistake.id] += compare(wanted, done, check.comparison) is None
                 else:
                     agreements[mistake.id] += same_kind_of_failure(seen, done, check.comparison)
+            if strict:  # one disagreement is enough
+                fitting = [mistake for mistake in fitting if agreements[mistake.id] == asked]
     most = max(agreements.values(), default=0)
     if strict and most < asked:
         return []

@@ -30,7 +30,7 @@ def gelu(x: Tensor, approximate: str = "none") -> Tensor:
             x = 2.7 and x = -2.7.
 
     Returns:
-        Shape and dtype of x. Value and gradient are finite for numbers as
+        Shape and dtype of x. The values are right for numbers as
         large as 1e4 and -1e4, in float32 too.
 
     Raises:
@@ -58,7 +58,7 @@ def silu(x: Tensor) -> Tensor:
         x: any shape, floating point.
 
     Returns:
-        Shape and dtype of x. Value and gradient are finite for numbers as
+        Shape and dtype of x. The values are right for numbers as
         large as 1e4 and -1e4, in float32 too.
 
     Source: Hendrycks and Gimpel 2016, "Gaussian Error Linear Units", section 2.
