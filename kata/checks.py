@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from kata.compare import Comparison, Outcome, Raised, Value, close, describe
+from kata.compare import Comparison, Difference, Outcome, Raised, Value, close, describe
 from kata.implementation import Implementation, ImplementationRaised
 from kata.inputs import Rung, Strategy, ladder
 from kata.loading import load
@@ -46,6 +46,17 @@ class Check:
         except Exception as error:  # the check stumbles over what it was given; on the reference our tests would see it
             came = describe(implementation._channel.last)
             return Raised(("kata.Unusable",), f"{came} came back, and the check cannot go on with it: {error}")
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An input on which the answer differs from the reference."""
+
+    rung: Rung
+    inputs: dict[str, Any]
+    wanted: Outcome
+    got: Outcome
+    difference: Difference
 
 
 def copies(inputs: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,5 +1,8 @@
 """What a computation costs, counted instead of timed.
 
+Where tensors do the work, operations on them are counted; where plain Python
+does it, the lines that it executes.
+
 `torch.utils.flop_counter` holds the formulas of matrix products. It has none
 for fused attention on a CPU, for matrix-vector products, and for a product
 written as multiply and sum; those are added here. The count is a deterrent, not a lock:
@@ -9,6 +12,8 @@ NumPy and threads hide from it.
 from __future__ import annotations
 
 import math
+import sys
+from types import FrameType
 from typing import Any
 
 import torch
@@ -76,3 +81,27 @@ def flops(operator: Any, args: Any, kwargs: Any, out: Any) -> int:
         if len(sizes) == 2 and out.numel() > max(sizes):  # an outer product: a sum follows
             return 2 * out.numel()
     return 0
+
+
+class StepCounter:
+    """Counts the lines and calls that Python executes inside the block.
+
+    The count is the same for the same work, whatever the machine is doing.
+    What C does, such as sorting or slicing, counts as part of its line.
+    """
+
+    def __init__(self) -> None:
+        self.steps = 0
+
+    def __enter__(self) -> StepCounter:
+        self.before = sys.gettrace()  # of a debugger, or of who measures coverage
+        sys.settrace(self.trace)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        sys.settrace(self.before)
+
+    def trace(self, frame: FrameType, event: str, arg: Any) -> Any:
+        if event in ("call", "line"):
+            self.steps += 1
+        return self.trace

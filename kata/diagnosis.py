@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from kata.checks import Check
+from kata.checks import Check, Failure
 from kata.compare import Outcome, Raised, Value, compare, same_kind_of_failure
 from kata.implementation import Implementation
 from kata.inputs import Rung
@@ -28,42 +28,60 @@ TELLING_BOOLEANS = 16  # or so many booleans, of both kinds: a pattern
 
 
 def name_mistakes(
-    room: Room, check: Check, answer: Implementation, seed: int, inputs: dict[str, Any], got: Outcome, passed: Sequence[Check]
+    room: Room, check: Check, answer: Implementation, seed: int, first: Failure, smallest: Failure, passed: Sequence[Check]
 ) -> list[Mistake]:
     """The mistakes that behave like the answer, best first; more than one if nothing tells them apart.
 
     Args:
-        inputs: what the check failed on.
-        got: what it saw then.
+        first: the first failure of the check on the answer.
+        smallest: what it was shrunk to.
         passed: the checks that the answer passes, as the mistake must too.
     """
+
     if check.slow:
         return []
-    fitting = [m for m in room.mistakes if same_kind_of_failure(got, check.run(m.implementation, inputs), check.comparison)]
-    key = ("fresh", seed, check.name)
-    seen = [got]
+
+    def alike(mistake: Mistake, rung: Rung, key: Any, seen: Outcome) -> bool:
+        return same_kind_of_failure(seen, room.outcome_of(mistake, check, rung, key), check.comparison)
+
+    graded = ("check", seed, check.name)
+    fitting = [m for m in room.mistakes if gets_there(room, check, m, seed) and alike(m, first.rung, graded, first.got)]
+    fitting = [m for m in fitting if alike(m, smallest.rung, graded, smallest.got)]
+    seen = [first.got]
+    fresh = ("fresh", seed, check.name)
     for rung in spread(check.rungs(), FRESH):
         if not fitting:
             return []
-        seen.append(check.run(answer, rung.inputs(check.inputs, key)))
-        fitting = [m for m in fitting if behaves(check, m, rung, key, seen[-1])]
-    fitting = [m for m in fitting if not any(trips(room, earlier, m, seed) for earlier in passed)]
+        seen.append(check.run(answer, room.wanted(check, rung, fresh)[0]))
+        fitting = [m for m in fitting if alike(m, rung, fresh, seen[-1])]
+    fitting = [m for m in fitting if not any(trips(room, earlier, m, seed, earlier.rungs()) for earlier in passed if not earlier.slow)]
     if len(fitting) > 1 or not any(map(telling, seen)):
         fitting = agree_elsewhere(room, check, answer, seed, fitting, strict=not any(map(telling, seen)))
     return fitting
 
 
-def trips(room: Room, check: Check, mistake: Mistake, seed: int) -> bool:
+def gets_there(room: Room, failed: Check, mistake: Mistake, seed: int) -> bool:
+    """Whether a mistake seems to pass what the failed check comes after, since the answer has passed it.
+
+    Beside sparing wrong names, this keeps a mistake that is too slow away from
+    checks that are meant for answers that are not.
+    """
+    needed = {failed.name}
+    for check in reversed(room.checks):
+        if check.name in needed:
+            needed |= set(check.after)
+    before = [check for check in room.checks if check.name in needed - {failed.name} and not check.slow]
+    return not any(trips(room, check, mistake, seed, spread(check.rungs(), 2)) for check in before)
+
+
+def trips(room: Room, check: Check, mistake: Mistake, seed: int, rungs: list[Rung]) -> bool:
     """Whether the check fails on the mistake, on the very inputs that the answer was graded on."""
-    for rung in check.rungs():
-        inputs, wanted = room.wanted(check, rung, ("check", seed, check.name))
-        if compare(wanted, check.run(mistake.implementation, inputs), check.comparison):
+    key = ("check", seed, check.name)
+    for rung in rungs:
+        _, wanted = room.wanted(check, rung, key)
+        if compare(wanted, room.outcome_of(mistake, check, rung, key), check.comparison):
             return True
     return False
-
-
-def behaves(check: Check, mistake: Mistake, rung: Rung, key: Any, seen: Outcome) -> bool:
-    return same_kind_of_failure(seen, check.run(mistake.implementation, rung.inputs(check.inputs, key)), check.comparison)
 
 
 def agree_elsewhere(room: Room, failed: Check, answer: Implementation, seed: int, fitting: list[Mistake], strict: bool) -> list[Mistake]:
@@ -79,18 +97,20 @@ def agree_elsewhere(room: Room, failed: Check, answer: Implementation, seed: int
             continue
         key = ("elsewhere", seed, check.name)
         for rung in spread(check.rungs(), 2):
-            seen = check.run(answer, rung.inputs(check.inputs, key))
+            inputs, wanted = room.wanted(check, rung, key)
+            seen = check.run(answer, inputs)
             if isinstance(seen, Raised) and seen.name == "NotImplementedError":
                 continue
             asked += 1
-            _, wanted = room.wanted(check, rung, key)
             right = compare(wanted, seen, check.comparison) is None
             for mistake in fitting:
+                done = room.outcome_of(mistake, check, rung, key)
                 if right:  # then so must the mistake be; an exception's words may differ
-                    done = check.run(mistake.implementation, rung.inputs(check.inputs, key))
                     agreements[mistake.id] += compare(wanted, done, check.comparison) is None
                 else:
-                    agreements[mistake.id] += behaves(check, mistake, rung, key, seen)
+                    agreements[mistake.id] += same_kind_of_failure(seen, done, check.comparison)
+            if strict:  # one disagreement is enough
+                fitting = [mistake for mistake in fitting if agreements[mistake.id] == asked]
     most = max(agreements.values(), default=0)
     if strict and most < asked:
         return []

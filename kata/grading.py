@@ -2,12 +2,25 @@
 
 from kata.checks import check
 from kata.compare import at_most, close
-from kata.implementation import cost, failure, gradients, held, initialized, inputs_after, parameters, trained, with_weights
-from kata.inputs import booleans, choice, count, distinct, index, indices, normal, seed, size
+from kata.implementation import (
+    built_in,
+    cost,
+    failure,
+    gradients,
+    held,
+    initialized,
+    inputs_after,
+    parameters,
+    steps,
+    trained,
+    with_weights,
+)
+from kata.inputs import booleans, choice, count, distinct, index, indices, normal, seed, size, text
 
 __all__ = [
     "at_most",
     "booleans",
+    "built_in",
     "check",
     "choice",
     "close",
@@ -25,6 +38,8 @@ __all__ = [
     "parameters",
     "seed",
     "size",
+    "steps",
+    "text",
     "trained",
     "with_weights",
 ]

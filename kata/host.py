@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
 from kata import training
-from kata.costs import CostMode
+from kata.costs import CostMode, StepCounter
 from kata.wire import DTYPES, NAMES, Message, Tree, pack, unpack
 
 MAX_TEXT = 2000  # characters of an exception's text or traceback
@@ -86,6 +86,11 @@ class Host:
             self.call(target, args, kwargs)
         return {"flops": mode.flops, "largest_tensor": mode.largest}
 
+    def steps(self, target: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]) -> int:
+        with StepCounter() as counter:
+            self.call(target, args, kwargs)
+        return counter.steps
+
     def gradients(self, target: Callable[..., Any], args: list[Any], kwargs: dict[str, Any], seed: int) -> Any:
         leaves = [leaf.requires_grad_() for leaf in tree_leaves([args, kwargs]) if differentiable(leaf)]
         named = target.named_parameters() if isinstance(target, torch.nn.Module) else ()
@@ -145,6 +150,8 @@ class Host:
                 return self.objects[content]
             if kind == "method":
                 return getattr(self.objects[content[0]], content[1])
+            if kind == "nn":
+                return getattr(torch.nn, content)
             if kind == "dtype":
                 return DTYPES[content]
             return self.callback(content, call_back)

@@ -9,7 +9,7 @@ a module or a cache, stays where it is and comes back as an `Object`.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import torch
@@ -160,6 +160,11 @@ def ask(operation: str, target: Function, args: tuple[Any, ...], kwargs: dict[st
 # What checks use beside plain calls.
 
 
+def built_in(impl: Implementation, name: str, *args: Any, **kwargs: Any) -> Function:
+    """One of PyTorch's own modules, made beside the implementation, to be passed to it: `built_in(impl, "Linear", 4, 4)`."""
+    return ask("call", Function(impl._channel, {"nn": name}), args, kwargs)
+
+
 def gradients(function: Function, *args: Any, seed: int = 0, **kwargs: Any) -> dict[str, Any]:
     """Gradients under a random upstream gradient.
 
@@ -174,6 +179,14 @@ def gradients(function: Function, *args: Any, seed: int = 0, **kwargs: Any) -> d
 def cost(function: Function, *args: Any, **kwargs: Any) -> dict[str, int]:
     """What one call costs: {"flops": ..., "largest_tensor": numbers in it}; compare with `at_most`."""
     return ask("cost", function, args, kwargs)
+
+
+def steps(function: Function, *args: Any, **kwargs: Any) -> int:
+    """What one call costs in plain Python: the lines and calls that it executes, the same each time.
+
+    Compare how the count grows with the input, not the count: styles differ.
+    """
+    return ask("steps", function, args, kwargs)
 
 
 def inputs_after(function: Function, *args: Any, **kwargs: Any) -> list[Any]:
@@ -202,10 +215,20 @@ def parameters(module: Function) -> dict[str, list[int]]:
     return ask("parameters", module, (), {})
 
 
-def with_weights(module: Function, seed: int, dtype: torch.dtype = torch.float64) -> Function:
-    """The module in this dtype, each parameter drawn from the seed, its name and its shape."""
-    weights = {name: weight(name, shape, seed) for name, shape in parameters(module).items()}
-    ask("load", module, (weights, dtype), {})
+def with_weights(module: Function, seed: int, dtype: torch.dtype = torch.float64, constant: Mapping[str, float] | None = None) -> Function:
+    """The module in this dtype, each parameter drawn from the seed, its name and its shape.
+
+    Args:
+        constant: numbers that fill parameters instead, by a part of their names.
+    """
+
+    def values(name: str, shape: list[int]) -> Tensor:
+        for part, value in (constant or {}).items():
+            if part in name:
+                return torch.full(shape, value, dtype=torch.float64)
+        return weight(name, shape, seed)
+
+    ask("load", module, ({name: values(name, shape) for name, shape in parameters(module).items()}, dtype), {})
     return module
 
 

@@ -110,6 +110,19 @@ def size(axis: str) -> Strategy:
     return Strategy(names_in(axis), lambda sizes, _: shape_of(axis, sizes)[0])
 
 
+SCRIPTS = "aZ 0\n\0éßжλ中한क🙂👍🏽"  # one to four bytes of UTF-8 each; the last two are seen as one character
+
+
+def text(length: str | int, alphabet: Sequence[str] = SCRIPTS) -> Strategy:
+    """A text of `length`, a number or an axis, pieces of the alphabet: by default characters of many scripts."""
+
+    def draw(sizes: Sizes, generator: Generator) -> str:
+        chosen = torch.randint(len(alphabet), (shape_of(str(length), sizes)[0],), generator=generator)
+        return "".join(alphabet[i] for i in chosen.tolist())
+
+    return Strategy(names_in(str(length)), draw)
+
+
 def choice(*options: Any) -> Strategy:
     """One of the options."""
     return Strategy((), lambda _, generator: options[int(torch.randint(len(options), (), generator=generator))])

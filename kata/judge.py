@@ -7,13 +7,13 @@ the seed, and never runs the learner's code.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from kata.answer import Unreadable, read_answer, refuse_off_limits
-from kata.checks import Check
-from kata.compare import Difference, Outcome, Raised, compare
+from kata.checks import Check, Failure
+from kata.compare import Raised, compare
 from kata.diagnosis import name_mistakes
 from kata.implementation import Implementation, ImplementationRaised
 from kata.inputs import Rung, smaller
@@ -24,20 +24,9 @@ from kata.stubs import public_names
 from kata.verdict import Counterexample, NamedMistake, Result, Status, Verdict
 from kata.wire import Malformed
 
-SHRINKS = 80  # smaller inputs tried for a counterexample
+SHRINKS = 48  # smaller inputs tried for a counterexample
 
 OUTSIDE = ("NotImplementedError", "Missing", "OffLimits")  # raised about an answer, not by its computation
-
-
-@dataclass(frozen=True)
-class Failure:
-    """An input on which the answer differs from the reference."""
-
-    rung: Rung
-    inputs: dict[str, Any]
-    wanted: Outcome
-    got: Outcome
-    difference: Difference
 
 
 class CannotLoad(Exception):
@@ -111,15 +100,15 @@ def grade_check(room: Room, check: Check, learner: Learner, seed: int, passed: S
         if learner.process is None:
             start(learner)
         with learner.limited():
-            failure = first_failure(room, check, learner.implementation, key)
-            if failure is None:
+            first = first_failure(room, check, learner.implementation, key)
+            if first is None:
                 return result_of(check, "passed")
-            failure = shrink(room, check, learner.implementation, key, failure)
+            smallest = shrink(room, check, learner.implementation, key, first)
     except RunnerLost as lost:
         return result_of(check, lost.status, f"your code {lost.message}")  # type: ignore[arg-type]
     except Malformed as error:
         return result_of(check, "error", f"your code {learner.lost(f'wrote an answer that is none: {error}').message}")
-    return explain(room, check, learner, seed, failure, passed)
+    return explain(room, check, learner, seed, first, smallest, passed)
 
 
 def start(learner: Learner) -> None:
@@ -174,14 +163,14 @@ def shrink(room: Room, check: Check, implementation: Implementation, key: Any, f
     return failure
 
 
-def explain(room: Room, check: Check, learner: Learner, seed: int, failure: Failure, passed: Sequence[Check]) -> Result:
+def explain(room: Room, check: Check, learner: Learner, seed: int, first: Failure, smallest: Failure, passed: Sequence[Check]) -> Result:
     """A failure with the name of the mistake, if it is a known one."""
-    result = explain_failure(check, failure)
+    result = explain_failure(check, smallest)
     if result.counterexample is None:
         return result
     try:
         with learner.limited():
-            named = name_mistakes(room, check, learner.implementation, seed, failure.inputs, failure.got, passed)
+            named = name_mistakes(room, check, learner.implementation, seed, first, smallest, passed)
     except (RunnerLost, Malformed, ImplementationRaised):
         return result  # the failure stands; it only stays without a name
     return replace(result, mistakes=tuple(NamedMistake(mistake.id, mistake.says) for mistake in named))

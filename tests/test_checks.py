@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 
 from kata.checks import check
 from kata.compare import Raised, Value
-from kata.grading import cost, failure, gradients, held, inputs_after, normal, parameters, trained, with_weights
+from kata.grading import built_in, cost, failure, gradients, held, inputs_after, normal, parameters, steps, trained, with_weights
 from kata.host import Local
 from kata.implementation import Implementation, ImplementationRaised
 from kata.loading import load
@@ -113,6 +115,8 @@ def test_weights_depend_on_seed_and_name_and_shape_alone(impl: Implementation) -
     assert parameters(impl.Layer(3)) == {"proj.weight": [3, 3], "proj.bias": [3], "tied.weight": [3, 3], "tied.bias": [3]}
     one, same, other = (with_weights(impl.Layer(3), seed)(x) for seed in (1, 1, 2))
     assert torch.equal(one, same) and not torch.equal(one, other)
+    constant = with_weights(impl.Layer(3), 1, {"bias": 0.5, "weight": 0.0})(x)
+    assert torch.equal(constant, torch.full((3, 3), 0.5, dtype=torch.float64))
     with pytest.raises(ImplementationRaised, match=r"Counter must be a torch\.nn\.Module"):
         with_weights(impl.Counter(), 1)
 
@@ -137,6 +141,13 @@ class Table(torch.nn.Module):
     assert [step for step, _ in reports] == [0, 10, 20, 30, 40, 50, 59]
     assert model.training is False
     assert torch.equal(model(ids).argmax(-1), (ids + 1) % 5)
+
+
+def test_built_in_modules_are_made_there_and_can_be_passed_in(impl: Implementation) -> None:
+    linear = with_weights(built_in(impl, "Linear", 2, 3), seed=1)
+    x = torch.ones(1, 2, dtype=torch.float64)
+    torch.testing.assert_close(linear(x), x @ linear.weight.T + linear.bias)
+    assert parameters(built_in(impl, "Sequential", linear)) == {"0.weight": [3, 2], "0.bias": [3]}
 
 
 def test_held_results_keep_their_storage_and_graph(impl: Implementation) -> None:
@@ -165,6 +176,29 @@ def fused(a, b): return torch.nn.functional.scaled_dot_product_attention(a[None,
     assert cost(impl.fused, a, b)["flops"] == 2 * 4 * 4 * (8 + 8)
     assert cost(impl.matmul, a, b)["largest_tensor"] == 4 * 16
     assert cost(impl.sums, a, b)["largest_tensor"] == 4 * 8 * 16
+
+
+def test_steps_count_lines_of_python_the_same_each_time_and_leave_a_debugger_alone() -> None:
+    source = """
+def line(n):
+    total = 0
+    for i in range(n):
+        total += i
+    return total
+
+def square(n):
+    return [line(n) for _ in range(n)]
+
+def breaks(n):
+    raise ValueError(n)
+"""
+    impl = Implementation(Local(load(source, "steps.py", "test_steps")))
+    before = sys.gettrace()
+    assert steps(impl.line, 50) == steps(impl.line, 50)
+    assert 3.5 < steps(impl.line, 400) / steps(impl.line, 100) < 4.5
+    assert steps(impl.square, 40) / steps(impl.square, 10) > 12
+    assert failure(steps, impl.breaks, 3) == ("ValueError", "3")
+    assert sys.gettrace() is before
 
 
 def test_a_check_that_cannot_use_what_came_says_what_it_was(impl: Implementation) -> None:

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from rooms import ROOMS
+from rooms import ROOMS, TOPICS
 
 from kata.curriculum import ROOT, load_curriculum
 from kata.stubs import cut
@@ -48,7 +48,7 @@ def test_the_journey_from_stub_to_full_marks(project: Project) -> None:
     stub = project.kata("check", "attention")
     assert stub.returncode == 1
     assert "not written" in stub.stdout and "0 of" in stub.stdout
-    assert project.kata("check").stdout.startswith("Nothing is started yet. Open exercises/1_foundations/attention.py")
+    assert project.kata("check").stdout.startswith(f"Nothing is started yet. Open exercises/{TOPICS[0].path}.py")
 
     refused = project.kata("reveal", "attention")
     assert refused.returncode == 1

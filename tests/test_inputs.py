@@ -55,3 +55,11 @@ def test_distinct_values_have_no_ties() -> None:
 def test_draws_differ() -> None:
     rungs = ladder({"x": inputs.choice(1, 2, 3, 4, 5, 6, 7, 8)}, {}, 8)
     assert len({rung.inputs({"x": inputs.choice(*range(8))}, 0)["x"] for rung in rungs}) > 2
+
+
+def test_texts_have_as_many_pieces_as_asked_for() -> None:
+    generator = torch.Generator().manual_seed(0)
+    assert inputs.text("n").draw({"n": 0}, generator) == ""
+    assert set(inputs.text("n", "ab").draw({"n": 40}, generator)) == {"a", "b"}
+    pieces = inputs.text(9, ("<s>", "é")).draw({}, generator)
+    assert pieces.count("<s>") + pieces.count("é") == 9

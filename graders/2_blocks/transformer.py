@@ -95,7 +95,14 @@ def forward_is_decode_of_encode(impl, src, tgt, seed):
     return {"forward": word(changed(model(src, tgt), halves)), "forward again": word(changed(model(src, tgt), halves))}
 
 
-@check(points=1, after=shapes_are_right, sizes={"S": (4,), "L": (3,)}, src=indices("2 S", 11, start=1), tgt=indices("2 L", 7, start=1), seed=seed())
+@check(
+    points=1,
+    after=shapes_are_right,
+    sizes={"S": (4,), "L": (3,)},
+    src=indices("2 S", 11, start=1),
+    tgt=indices("2 L", 7, start=1),
+    seed=seed(),
+)
 def logits_are_logits(impl, src, tgt, seed):
     """What comes out are logits: neither probabilities nor their logarithms."""
     logits = evaluated(impl, seed)(src, tgt)
