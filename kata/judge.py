@@ -24,6 +24,7 @@ from kata.stubs import public_names
 from kata.verdict import Counterexample, NamedMistake, Result, Status, Verdict
 from kata.wire import Malformed
 
+NAMING = 6.0  # times the time of a check, for running all known mistakes beside the answer
 SHRINKS = 48  # smaller inputs tried for a counterexample
 
 OUTSIDE = ("NotImplementedError", "Missing", "OffLimits")  # raised about an answer, not by its computation
@@ -169,7 +170,7 @@ def explain(room: Room, check: Check, learner: Learner, seed: int, first: Failur
     if result.counterexample is None:
         return result
     try:
-        with learner.limited():
+        with learner.limited(NAMING):
             named = name_mistakes(room, check, learner.implementation, seed, first, smallest, passed)
     except (RunnerLost, Malformed, ImplementationRaised):
         return result  # the failure stands; it only stays without a name

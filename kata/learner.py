@@ -31,8 +31,8 @@ class Learner:
         self.implementation = Implementation(self)
 
     @contextlib.contextmanager
-    def limited(self) -> Iterator[None]:
-        """A block that may use the implementation for `wall` seconds; a runner is there when it begins.
+    def limited(self, times: float = 1.0) -> Iterator[None]:
+        """A block that may use the implementation for `times` · `wall` seconds; a runner is there when it begins.
 
         Raises:
             RunnerLost: the runner ended, ran too long, or wrote nonsense.
@@ -40,7 +40,7 @@ class Learner:
         """
         if self.process is None:
             self.start()
-        with deadline(self.wall, self.too_late):
+        with deadline(times * self.wall, self.too_late):
             yield
 
     def start(self) -> None:

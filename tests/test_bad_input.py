@@ -141,7 +141,7 @@ def test_a_broken_curriculum_names_file_key_and_what_is_legal(old: str, new: str
     text = (ROOT / "curriculum.toml").read_text()
     start = text.index('[[topic]]\npath = "1_foundations/attention"')
     end = text.find("\n[[topic]]", start + 1)
-    one = text[:start] + text[start : end if end > 0 else len(text)]  # attention alone, so that it comes first
+    one = text[: text.index("[[topic]]")] + text[start : end if end > 0 else len(text)]  # attention alone, so that it comes first
     assert old in one
     (tmp_path / "curriculum.toml").write_text(one.replace(old, new, 1))
     with pytest.raises(CurriculumError) as error:

@@ -115,7 +115,7 @@ def test_weights_depend_on_seed_and_name_and_shape_alone(impl: Implementation) -
     assert parameters(impl.Layer(3)) == {"proj.weight": [3, 3], "proj.bias": [3], "tied.weight": [3, 3], "tied.bias": [3]}
     one, same, other = (with_weights(impl.Layer(3), seed)(x) for seed in (1, 1, 2))
     assert torch.equal(one, same) and not torch.equal(one, other)
-    constant = with_weights(impl.Layer(3), 1, {"bias": 0.5, "weight": 0.0})(x)
+    constant = with_weights(impl.Layer(3), 1, constant={"bias": 0.5, "weight": 0.0})(x)
     assert torch.equal(constant, torch.full((3, 3), 0.5, dtype=torch.float64))
     with pytest.raises(ImplementationRaised, match=r"Counter must be a torch\.nn\.Module"):
         with_weights(impl.Counter(), 1)

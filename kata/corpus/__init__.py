@@ -1,1 +1,0 @@
-"""Data that the project holds itself."""
