@@ -95,7 +95,14 @@ def forward_is_decode_of_encode(impl, src, tgt, seed):
     return {"forward": word(changed(model(src, tgt), halves)), "forward again": word(changed(model(src, tgt), halves))}
 
 
-@check(points=1, after=shapes_are_right, sizes={"S": (4,), "L": (3,)}, src=indices("2 S", 11, start=1), tgt=indices("2 L", 7, start=1), seed=seed())
+@check(
+    points=1,
+    after=shapes_are_right,
+    sizes={"S": (4,), "L": (3,)},
+    src=indices("2 S", 11, start=1),
+    tgt=indices("2 L", 7, start=1),
+    seed=seed(),
+)
 def logits_are_logits(impl, src, tgt, seed):
     """What comes out are logits: neither probabilities nor their logarithms."""
     logits = evaluated(impl, seed)(src, tgt)
@@ -229,7 +236,7 @@ def decode_reads_its_memory(impl, src, tgt, seed):
     seed=seed(),
 )
 def padding_of_the_source_changes_nothing(impl, src, longer, tgt, pad_id, seed):
-    """The memory of real source tokens and all logits are the same without padding, with it, and beside a longer source, whatever pad_id is."""
+    """The memory of real tokens and all logits are the same without padding, with it, and beside a longer source, whatever pad_id is."""
     src, longer, tgt = ((ids + (pad_id == 0)) for ids in (src, longer, tgt))  # no real token is padding; 0 is real if pad_id is not
     S, more = len(src), len(longer)
     model = evaluated(impl, seed, pad_id=pad_id)
@@ -362,7 +369,7 @@ def heads_are_used_everywhere(impl, src, tgt, seed):
     seed=seed(),
 )
 def dropout_is_for_training_only(impl, src, tgt, seed):
-    """With dropout two calls in training differ, in the encoder and in the decoder, and two in evaluation do not; with dropout 0 none differ."""
+    """With dropout two calls in training differ, in encoder and decoder, and two in evaluation do not; with dropout 0 none differ."""
     model, plain = evaluated(impl, seed, dropout=0.5), evaluated(impl, seed)
     memory, logits = plain.encode(src), plain(src, tgt)
     seen = {
@@ -381,16 +388,21 @@ def dropout_is_for_training_only(impl, src, tgt, seed):
 # Translating.
 
 STEPS = 6
+NEVER = 99  # an eos beyond the vocabulary
 
 
-def continuations(model, src, firsts):
-    """For each first token and each source what follows by arg max, STEPS tokens long, (len(firsts), B, STEPS)."""
+def continuations(impl, src, seed, pad_id=0, **options):
+    """A model, and what follows by arg max each first token but padding and each source: {first: (B, STEPS)}."""
+    sizes = SIZES | options
+    model = initialized(impl.Transformer(**sizes, pad_id=pad_id), seed)
+    model.eval()
+    firsts = [i for i in range(sizes["tgt_vocab"]) if i != pad_id]
     source = src.repeat(len(firsts), 1)
     memory = model.encode(source)
     ids = torch.tensor(firsts).repeat_interleave(len(src))[:, None]
     for _ in range(STEPS):
         ids = torch.cat([ids, model.decode(ids, memory, source)[:, -1:].argmax(-1)], dim=1)
-    return ids[:, 1:].unflatten(0, (len(firsts), len(src)))
+    return model, dict(zip(firsts, ids[:, 1:].split(len(src)), strict=True))
 
 
 def cut_at(ids, eos_id, pad_id):
@@ -405,22 +417,50 @@ def compared(got, ids, eos_id, pad_id):
     wanted, running = cut_at(ids, eos_id, pad_id)
     width = min(got.shape[1], wanted.shape[1])
     same, running = got[:, :width] == wanted[:, :width], running[:, :width]
+    narrower, wider = got.shape[1] < wanted.shape[1], got.shape[1] > wanted.shape[1]
     return {
-        "rows and dtype": f"{len(got)}, {str(got.dtype).removeprefix('torch.')}",
-        "width": "that of the longest row" if got.shape[1] == wanted.shape[1] else "too small" if got.shape[1] < wanted.shape[1] else "too large",
+        "dtype": str(got.dtype).removeprefix("torch."),
+        "rows": "one a source" if len(got) == len(wanted) else "another number",
+        "width": "too small" if narrower else "too large" if wider else "that of the longest row",
         "tokens up to eos": "those of decode" if bool(same[running].all()) else "others",
         "after eos": "pad_id" if bool(same[~running].all()) else "something else",
     }
 
 
-@check(points=1, after=forward_is_decode_of_encode, sizes={"B": (3, 1)}, src=indices("B 4", below=11, start=1), bos_id=index(7, start=1), seed=seed(), draws=2)
-def greedy_adds_the_likeliest_tokens(impl, src, bos_id, seed):
-    """Without eos in sight greedy_decode gives max_new tokens, bos not among them, each the arg max over the last logits of decode; max_new = 1 gives one."""
-    model = evaluated(impl, seed)
+@check(points=1, after=forward_is_decode_of_encode, sizes={"B": (3, 1)}, src=indices("B 4", below=11, start=1), seed=seed())
+def greedy_adds_the_likeliest_tokens(impl, src, seed):
+    """Until eos, greedy_decode gives up to max_new tokens after bos, each the arg max over the last logits of decode."""
     src[0, 2:] = 0
-    ids = continuations(model, src, [bos_id])[0]
-    absent = next(i for i in range(8) if not bool((ids == i).any()))  # perhaps an id beyond the vocabulary: never reached
-    return {f"max_new = {n}": compared(model.greedy_decode(src, bos_id, absent, n), ids[:, :n], absent, 0) for n in (STEPS, 1)}
+    model, found = continuations(impl, src, seed)
+    bos_id, ids = max(found.items(), key=lambda item: sum(len(set(row)) for row in item[1].tolist()))
+    return {f"max_new = {n}": compared(model.greedy_decode(src, bos_id, NEVER, n), ids[:, :n], NEVER, 0) for n in (STEPS, 1)}
+
+
+@check(
+    points=2,
+    after=greedy_adds_the_likeliest_tokens,
+    sizes={"P": (0, 5)},
+    src=indices("24 4", below=11, start=1),
+    pad_id=size("P"),
+    seed=seed(),
+)
+def rows_end_at_their_eos(impl, src, pad_id, seed):
+    """A row keeps its eos and has pad_id after it, while others go on to theirs or to max_new; when all have ended, it stops."""
+    src = torch.where(src == pad_id, 6, src)
+    model, found = continuations(impl, src, seed, pad_id)
+    cases = [(bos, eos, ends(ids, eos)) for bos, ids in found.items() for eos in found if eos != bos]
+
+    def decoded(case, rows):
+        bos_id, eos_id, _ = case
+        return compared(model.greedy_decode(src[rows], bos_id, eos_id, STEPS), found[bos_id][rows], eos_id, pad_id)
+
+    def lengths(case, below):
+        return len({end for end in case[2] if end < below})
+
+    several = max(cases, key=lambda case: lengths(case, STEPS + 1))
+    early = max(cases, key=lambda case: lengths(case, STEPS - 1))
+    rows = [i for i, end in enumerate(early[2]) if end < STEPS - 1]
+    return {"all rows": decoded(several, list(range(len(src)))), "rows that all end early": decoded(early, rows or [0])}
 
 
 def ends(ids, eos_id):
@@ -428,34 +468,14 @@ def ends(ids, eos_id):
     return [row.index(eos_id) if eos_id in row else STEPS for row in ids.tolist()]
 
 
-@check(points=2, after=greedy_adds_the_likeliest_tokens, sizes={"P": (0, 5)}, src=indices("8 4", below=11, start=1), pad_id=size("P"), seed=seed())
-def rows_end_at_their_eos(impl, src, pad_id, seed):
-    """A row keeps its eos and has pad_id after it, while others go on to theirs or to max_new; when all have ended, it stops."""
-    src = torch.where(src == pad_id, 6, src)
-    model = evaluated(impl, seed, pad_id=pad_id)
-    firsts = [i for i in range(7) if i != pad_id]
-    ids = continuations(model, src, firsts)
-    cases = [(b, eos) for b in range(len(firsts)) for eos in firsts if eos != firsts[b]]
-    b, eos_id = max(cases, key=lambda case: len(set(ends(ids[case[0]], case[1]))))
-    seen = {"rows of several lengths": compared(model.greedy_decode(src, firsts[b], eos_id, STEPS), ids[b], eos_id, pad_id)}
-    ended = [(b, eos, [i for i, end in enumerate(ends(ids[b], eos)) if end < STEPS - 1]) for b, eos in cases]
-    b, eos_id, rows = max(ended, key=lambda case: len({ends(ids[case[0]], case[1])[i] for i in case[2]}))
-    if rows:
-        got = model.greedy_decode(src[rows], firsts[b], eos_id, STEPS)
-        return seen | {"rows that all end early": compared(got, ids[b, rows], eos_id, pad_id)}
-    return seen | {"rows that all end early": seen["rows of several lengths"]}
-
-
-@check(points=1, after=greedy_adds_the_likeliest_tokens, src=indices("8 4", below=11, start=1), seed=seed(), draws=3)
+@check(points=1, after=greedy_adds_the_likeliest_tokens, src=indices("24 4", below=11, start=1), seed=seed(), draws=2)
 def any_token_may_be_the_likeliest(impl, src, seed):
     """The arg max is over all logits: bos and padding are chosen where theirs is the largest, and a chosen pad_id does not end the row."""
-    model = evaluated(impl, seed, tgt_vocab=5)
-    firsts, never = [1, 2, 3, 4], 99
-    ids = continuations(model, src, firsts)
+    model, found = continuations(impl, src, seed, tgt_vocab=5)
     seen = {}
-    for what, wanted in (("bos", [1, 2, 3, 4]), ("padding", [0] * 4)):
-        b = max(range(4), key=lambda b: int((ids[b, :, :-1] == wanted[b]).sum()))
-        seen[f"where {what} is the likeliest"] = compared(model.greedy_decode(src, firsts[b], never, STEPS), ids[b], never, 0)
+    for what in ("bos", "padding"):
+        bos_id = max(found, key=lambda bos: int((found[bos][:, :-1] == (bos if what == "bos" else 0)).sum()))
+        seen[f"where {what} is the likeliest"] = compared(model.greedy_decode(src, bos_id, NEVER, STEPS), found[bos_id], NEVER, 0)
     return seen
 
 
@@ -464,7 +484,7 @@ def any_token_may_be_the_likeliest(impl, src, seed):
 SYMBOLS, LENGTH, NOISE = 8, 3, 0.2
 KEPT = 1 - NOISE + NOISE / SYMBOLS  # how often a target token is the reversed source's
 FLOOR = -KEPT * math.log(KEPT) - (1 - KEPT) * math.log(NOISE / SYMBOLS)  # nobody can do better
-MARK = 1.15
+MARK = 1.2
 
 
 def noisy_reversals(number, seed):
@@ -489,10 +509,10 @@ def noisy_reversals(number, seed):
     seed=seed(),
 )
 def learns_what_can_be_learnt(impl, seed):
-    """Trained to write noisy sources backwards, the model gets well below guessing, and not below the noise: that would be reading the answer."""
+    """Trained to write sources backwards with noise, the model gets well below guessing, and not below what the noise allows."""
     V = 3 + SYMBOLS
-    model = initialized(impl.Transformer(V, V, 16, 2, 1, 32), seed)
-    picks = torch.randint(2048, (150, 64), generator=torch.Generator().manual_seed(seed))
+    model = initialized(impl.Transformer(V, V, 32, 2, 1, 32), seed)
+    picks = torch.randint(2048, (120, 64), generator=torch.Generator().manual_seed(seed))
     trained(model, list(noisy_reversals(2048, seed)), picks, lr=1e-2, seed=seed)
     src, inputs, targets = noisy_reversals(2000, seed + 1)
     loss = float(F.cross_entropy(model(src, inputs).flatten(0, 1), targets.flatten()))
