@@ -11,6 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from kata.answer import Unreadable, read_answer, refuse_off_limits
 from kata.checks import Check, Failure
 from kata.compare import Raised, compare
@@ -23,6 +25,8 @@ from kata.room import Room
 from kata.stubs import public_names
 from kata.verdict import Counterexample, NamedMistake, Result, Status, Verdict
 from kata.wire import Malformed
+
+torch.set_num_threads(1)  # the tensors are tiny: a second thread only keeps the runner from its core
 
 NAMING = 6.0  # times the time of a check, for running all known mistakes beside the answer
 SHRINKS = 48  # smaller inputs tried for a counterexample
