@@ -180,9 +180,9 @@ def test_ctrl_c_leaves_no_process(tmp_path: Path) -> None:
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
     deadline = time.monotonic() + 60
     family: list[int] = []
-    while len(family) < 2 and time.monotonic() < deadline:  # the zygote and its runner
-        time.sleep(0.05)
+    while (len(family) < 2 or family != descendants(process.pid)) and time.monotonic() < deadline:  # the zygote and its runner, to stay
         family = descendants(process.pid)
+        time.sleep(0.5)
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=30)
     assert process.returncode == 130
@@ -197,9 +197,9 @@ def test_a_killed_judge_leaves_no_process(tmp_path: Path) -> None:
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
     family: list[int] = []
-    while len(family) < 2 and time.monotonic() < deadline:
-        time.sleep(0.05)
+    while (len(family) < 2 or family != descendants(process.pid)) and time.monotonic() < deadline:  # the zygote and its runner, to stay
         family = descendants(process.pid)
+        time.sleep(0.5)
     process.kill()
     process.wait()
     while any(Path(f"/proc/{pid}").exists() for pid in family) and time.monotonic() < deadline:
