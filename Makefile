@@ -7,7 +7,7 @@ PINS   := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
 .SILENT:
-.PHONY: help check list hint reveal reset debug matrix doctor new stubs test bench clean
+.PHONY: help check list hint reveal reset debug train matrix doctor new stubs test bench clean
 
 help: ## print these lines
 	awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
@@ -20,6 +20,11 @@ $(PY):
 $(VENV)/.ready: $(PINS) | $(PY)
 	echo "Setting up $(VENV), once; PyTorch is large ..."
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	touch $@
+
+$(VENV)/.ready-train: $(PINS) $(VENV)/.ready
+	echo "Adding what draws curves ..."
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train]'
 	touch $@
 
 $(VENV)/.ready-dev: $(PINS) $(VENV)/.ready
@@ -44,6 +49,9 @@ reset: $(VENV)/.ready ## bring the stub back, keeping a copy of your work: TOPIC
 
 debug: $(VENV)/.ready ## run one check where breakpoints work: TOPIC= CHECK=
 	$(PY) -m kata debug $(TOPIC) $(CHECK)
+
+train: $(VENV)/.ready-train ## train your model on real data: TOPIC=transformer [FILE=]
+	$(PY) -m kata train $(TOPIC) $(if $(FILE),--file '$(FILE)')
 
 matrix: $(VENV)/.ready ## which check catches which mistake: TOPIC= (for developers)
 	$(PY) -m kata matrix $(TOPIC)

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from kata.compare import Comparison, Difference, Outcome, Raised, Value, close, describe
-from kata.implementation import Implementation, ImplementationRaised
+from kata.implementation import Implementation, ImplementationRaised, number_from
 from kata.inputs import Rung, Strategy, ladder
 from kata.loading import load
 from kata.wire import Malformed
@@ -30,12 +30,16 @@ class Check:
     comparison: Comparison
     sizes: Mapping[str, Sequence[int]]
     draws: int
+    wanted: Any = None  # what every right answer gives; None if it is to be seen of the reference
+    slow: bool = False  # takes a second or more: not run to name a mistake
 
     def rungs(self) -> list[Rung]:
         return ladder(self.inputs, self.sizes, self.draws)
 
     def run(self, implementation: Implementation, inputs: Mapping[str, Any]) -> Outcome:
-        """What this check sees of an implementation on these inputs."""
+        """What this check sees of an implementation on these inputs, the same each time."""
+        plain = [list(value.shape) if isinstance(value, Tensor) else value for value in inputs.values()]
+        implementation._channel.begins = number_from(self.name, *plain)
         try:
             return Value(self.function(implementation, **copies(inputs)))
         except ImplementationRaised as error:
@@ -70,6 +74,8 @@ def check(
     compare: Comparison | None = None,
     sizes: Mapping[str, Sequence[int]] | None = None,
     draws: int = 1,
+    wanted: Any = None,
+    slow: bool = False,
     **inputs: Strategy,
 ) -> Callable[[Callable[..., Any]], Check]:
     """Make a function a check: `function(impl, **inputs)` returns what it saw.
@@ -80,19 +86,21 @@ def check(
         compare: how results are compared; within the dtype's tolerance by default.
         sizes: the legal sizes of an axis, ascending, where not any will do.
         draws: how often values are drawn for each set of sizes.
+        wanted: what every right answer gives, if that is one constant: the reference is then not run.
+        slow: it takes a second or more, so it is not run on every known mistake to name one.
         inputs: a strategy for each of the function's inputs.
     """
 
     def make(function: Callable[..., Any]) -> Check:
-        wanted = list(inspect.signature(function).parameters)[1:]
-        if wanted != list(inputs):
-            raise TypeError(f"check {function.__name__}: inputs {list(inputs)} do not match its arguments {wanted}")
+        arguments = list(inspect.signature(function).parameters)[1:]
+        if arguments != list(inputs):
+            raise TypeError(f"check {function.__name__}: inputs {list(inputs)} do not match its arguments {arguments}")
         says = " ".join((function.__doc__ or "").split())
         if not says:
             raise TypeError(f"check {function.__name__}: a docstring must say what is right")
         first = (after,) if isinstance(after, Check) else after
         names = tuple(other.name for other in first)
-        return Check(function.__name__, says, points, function, inputs, names, compare or close(), sizes or {}, draws)
+        return Check(function.__name__, says, points, function, inputs, names, compare or close(), sizes or {}, draws, wanted, slow)
 
     return make
 

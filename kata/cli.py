@@ -263,6 +263,21 @@ def debug(topic: TopicName, name: Annotated[str, typer.Argument(metavar="CHECK",
 
 
 @app.command()
+def train(
+    topic: TopicName,
+    file: Annotated[Path | None, typer.Option(help="Train this file's model instead of the exercise's.")] = None,
+) -> int:
+    """Train your model on real data and see what it has learnt."""
+    found = load_curriculum().find(topic)
+    with runners() as starter:
+        from kata import train as training
+
+        if found.name not in training.TOPICS:
+            raise Misuse(f"{found.name} has no training run; those that have one: {', '.join(training.TOPICS)}")
+        return training.train(out, found, relative(file or found.exercise), starter)
+
+
+@app.command()
 def matrix(topic: TopicName) -> int:
     """Which check catches which mistake; for those who write graders."""
     found = load_curriculum().find(topic)

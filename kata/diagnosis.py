@@ -38,6 +38,9 @@ def name_mistakes(
         passed: the checks that the answer passes, as the mistake must too.
     """
 
+    if check.slow:
+        return []
+
     def alike(mistake: Mistake, rung: Rung, key: Any, seen: Outcome) -> bool:
         return same_kind_of_failure(seen, room.outcome_of(mistake, check, rung, key), check.comparison)
 
@@ -51,7 +54,7 @@ def name_mistakes(
             return []
         seen.append(check.run(answer, room.wanted(check, rung, fresh)[0]))
         fitting = [m for m in fitting if alike(m, rung, fresh, seen[-1])]
-    fitting = [m for m in fitting if not any(trips(room, earlier, m, seed, earlier.rungs()) for earlier in passed)]
+    fitting = [m for m in fitting if not any(trips(room, earlier, m, seed, earlier.rungs()) for earlier in passed if not earlier.slow)]
     if len(fitting) > 1 or not any(map(telling, seen)):
         fitting = agree_elsewhere(room, check, answer, seed, fitting, strict=not any(map(telling, seen)))
     return fitting
@@ -67,7 +70,7 @@ def gets_there(room: Room, failed: Check, mistake: Mistake, seed: int) -> bool:
     for check in reversed(room.checks):
         if check.name in needed:
             needed |= set(check.after)
-    before = [check for check in room.checks if check.name in needed - {failed.name}]
+    before = [check for check in room.checks if check.name in needed - {failed.name} and not check.slow]
     return not any(trips(room, check, mistake, seed, spread(check.rungs(), 2)) for check in before)
 
 
@@ -90,7 +93,7 @@ def agree_elsewhere(room: Room, failed: Check, answer: Implementation, seed: int
     agreements = dict.fromkeys((mistake.id for mistake in fitting), 0)
     asked = 0
     for check in room.checks:
-        if check.name == failed.name or not fitting:
+        if check.name == failed.name or check.slow or not fitting:
             continue
         key = ("elsewhere", seed, check.name)
         for rung in spread(check.rungs(), 2):

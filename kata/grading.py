@@ -2,7 +2,19 @@
 
 from kata.checks import check
 from kata.compare import at_most, close
-from kata.implementation import built_in, cost, failure, gradients, held, inputs_after, parameters, steps, trained, with_weights
+from kata.implementation import (
+    built_in,
+    cost,
+    failure,
+    gradients,
+    held,
+    initialized,
+    inputs_after,
+    parameters,
+    steps,
+    trained,
+    with_weights,
+)
 from kata.inputs import booleans, choice, count, distinct, index, indices, normal, seed, size, text
 
 __all__ = [
@@ -20,6 +32,7 @@ __all__ = [
     "held",
     "index",
     "indices",
+    "initialized",
     "inputs_after",
     "normal",
     "parameters",

@@ -10,12 +10,14 @@ from __future__ import annotations
 import contextlib
 import difflib
 import inspect
+import random
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
@@ -47,6 +49,8 @@ class Host:
         unwrap = self.unwrapper(call_back)
         made: list[Tensor] = []
         try:
+            if "begins" in header:
+                self.begin(header["begins"])
             if header["do"] == "get":
                 result = self.get(header["target"], header["name"])
             else:
@@ -59,6 +63,14 @@ class Host:
             return {"result": pack(result, made, self.wrap)}, made
         except BaseException as error:  # whatever a learner raises is an answer, SystemExit too
             return {"raised": self.describe(error, header)}, []
+
+    def begin(self, seed: int) -> None:
+        """A run begins: nothing is left of the one before, and global randomness is the same wherever it happens."""
+        self.objects.clear()
+        self.keys.clear()
+        random.seed(seed)
+        numpy.random.seed(seed % 2**32)
+        torch.default_generator.manual_seed(seed)
 
     # What a check may ask for.
 
@@ -93,7 +105,8 @@ class Host:
 
     def gradients(self, target: Callable[..., Any], args: list[Any], kwargs: dict[str, Any], seed: int) -> Any:
         leaves = [leaf.requires_grad_() for leaf in tree_leaves([args, kwargs]) if differentiable(leaf)]
-        weights = dict(target.named_parameters()) if isinstance(target, torch.nn.Module) else {}
+        named = target.named_parameters() if isinstance(target, torch.nn.Module) else ()
+        weights = {name: weight for name, weight in named if weight.requires_grad}  # a table of positions may be frozen
         sources = [*leaves, *weights.values()]
         outputs = [leaf for leaf in tree_leaves(self.call(target, args, kwargs)) if differentiable(leaf)]
         generator = torch.Generator().manual_seed(seed)
@@ -211,6 +224,7 @@ class Local:
     def __init__(self, namespace: ModuleType):
         self.host = Host(namespace)
         self.last: Any = None
+        self.begins: int | None = None
 
     def exchange(self, message: Message, call_back: CallBack) -> Message:
         return self.host.answer(message, call_back)

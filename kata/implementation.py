@@ -8,6 +8,7 @@ a module or a cache, stays where it is and comes back as an `Object`.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
@@ -49,6 +50,7 @@ class Channel(Protocol):
     """Carries one request to an implementation and its reply back."""
 
     last: Any  # what came back last
+    begins: int | None  # the seed of a run that begins with the next request
 
     def exchange(self, message: Message, call_back: Callable[[Message], Message]) -> Message: ...
 
@@ -148,6 +150,8 @@ def ask(operation: str, target: Function, args: tuple[Any, ...], kwargs: dict[st
         {"do": operation, "target": target._target, **extra},
         {"args": list(args), "kwargs": kwargs},
     )
+    if channel.begins is not None:
+        request[0]["begins"], channel.begins = channel.begins, None
     header, tensors = channel.exchange(request, call_back)
     if "raised" in header:
         raise exception_from(header["raised"])
@@ -226,9 +230,19 @@ def with_weights(module: Function, seed: int, dtype: torch.dtype = torch.float64
         for part, value in (constant or {}).items():
             if part in name:
                 return torch.full(shape, value, dtype=torch.float64)
-        return weight(name, shape, seed)
+        return weight(name, tuple(shape), seed)
 
     ask("load", module, ({name: values(name, shape) for name, shape in parameters(module).items()}, dtype), {})
+    return module
+
+
+def initialized(module: Function, seed: int) -> Function:
+    """The module in float32 as before training: matrices N(0, 1 / fan-in) from the seed, biases zero, other vectors one."""
+    weights = {}
+    for name, shape in parameters(module).items():
+        plain = torch.zeros(shape) if name.endswith("bias") else torch.ones(shape)
+        weights[name] = weight(name, tuple(shape), seed) if len(shape) > 1 else plain
+    ask("load", module, (weights, torch.float32), {})
     return module
 
 
@@ -255,8 +269,9 @@ def trained(
     return ask("train", module, (data, picks, lr, ignore_index, report), {}, seed=seed)
 
 
-def weight(name: str, shape: list[int], seed: int) -> Tensor:
-    """N(0, 1 / fan-in) for matrices, N(0, 1) for vectors."""
+@functools.lru_cache(4096)  # an answer often has the reference's names, a known mistake nearly always
+def weight(name: str, shape: tuple[int, ...], seed: int) -> Tensor:
+    """N(0, 1 / fan-in) for matrices, N(0, 1) for vectors; not to be changed."""
     generator = torch.Generator().manual_seed(number_from(seed, name, *shape))
     values = torch.randn(shape, generator=generator, dtype=torch.float64)
     return values / shape[-1] ** 0.5 if len(shape) > 1 else values

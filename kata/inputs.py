@@ -63,14 +63,14 @@ def booleans(axes: str, share: float = 0.5, some: bool = False) -> Strategy:
     return Strategy(names_in(axes), draw)
 
 
-def indices(axes: str, below: str | int, unique: bool = False) -> Strategy:
-    """Integers from 0 up to, not including, `below`: a number or an axis; with `unique`, no two alike along the last axis."""
+def indices(axes: str, below: str | int, unique: bool = False, start: int = 0) -> Strategy:
+    """Integers from `start` up to, not including, `below`: a number or an axis; with `unique`, no two alike along the last axis."""
 
     def draw(sizes: Sizes, generator: Generator) -> Tensor:
         shape, end = shape_of(axes, sizes), shape_of(str(below), sizes)[0]
         if unique:
-            return torch.rand([*shape[:-1], end], generator=generator).argsort(-1)[..., : shape[-1]]
-        return torch.randint(end, shape, generator=generator)
+            return torch.rand([*shape[:-1], end - start], generator=generator).argsort(-1)[..., : shape[-1]] + start
+        return torch.randint(start, end, shape, generator=generator)
 
     return Strategy((*names_in(axes), *names_in(str(below))), draw)
 

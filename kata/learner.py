@@ -26,6 +26,7 @@ class Learner:
         self.output: Output | None = None
         self.late = False
         self.last: Any = None
+        self.begins: int | None = None
         self.printed: list[str] = []
         self.protections: list[str] = []
         self.implementation = Implementation(self)

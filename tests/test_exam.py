@@ -79,5 +79,5 @@ def test_no_check_is_idle(topic: str) -> None:
 
 def differs(room, check, rung, mistake) -> bool:
     key = ("check", 0, check.name)
-    wanted = check.run(room.reference, rung.inputs(check.inputs, key))
-    return compare(wanted, check.run(mistake.implementation, rung.inputs(check.inputs, key)), check.comparison) is not None
+    _, wanted = room.wanted(check, rung, key)
+    return compare(wanted, room.outcome_of(mistake, check, rung, key), check.comparison) is not None

@@ -1,0 +1,106 @@
+"""`kata train`: a learner's model on real data, with a progress bar, a loss curve and samples."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from kata.answer import Unreadable, read_answer
+from kata.curriculum import Topic
+from kata.implementation import ImplementationRaised
+from kata.learner import Learner
+from kata.processes import RunnerLost, Starter
+from kata.translation import MARK, STEPS, Run, translate
+
+WALL_SECONDS = 900.0
+SAMPLES = 10
+TOPICS = ("transformer",)  # those with a real run
+
+
+def train(console: Console, topic: Topic, file: Path, starter: Starter) -> int:
+    """Train, show, and say whether the mark was reached; exit status."""
+    try:
+        learner = Learner(starter, read_answer(file), str(file.resolve()), topic.off_limits, WALL_SECONDS)
+    except Unreadable as error:
+        console.print(Text(str(error)))
+        return 1
+    columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("loss {task.fields[loss]:.3f}"), TimeElapsedColumn())
+    try:
+        with Progress(*columns, console=console) as progress, learner.limited():
+            task = progress.add_task("", total=STEPS, loss=float("nan"))
+            run = translate(learner.implementation, lambda step, loss: progress.update(task, completed=step + 1, loss=loss))
+    except RunnerLost as lost:
+        console.print(Text(f"your code {lost.message}"))
+        return 1
+    except ImplementationRaised as error:
+        console.print(Text(f"{error.types[0].removeprefix('builtins.')}: {error.message}\n{error.traceback}"))
+        return 1
+    finally:
+        learner.stop()
+    picture = topic.root / ".kata" / f"{topic.name}-loss.png"
+    console.print(Text.from_ansi(curve(run.losses, min(console.width, 100))))
+    console.print(samples(run))
+    console.print(outcome(run))
+    try:
+        save_picture(run.losses, picture)
+        console.print(Text(f" The loss curve is in {picture.relative_to(topic.root)}.\n", "dim"))
+    except OSError as error:
+        console.print(Text(f" The loss curve could not be saved: {error.strerror}\n", "dim"))
+    return 0 if run.passed else 1
+
+
+def curve(losses: list[float], width: int) -> str:
+    """The loss over the steps, as text."""
+    import plotext
+
+    plotext.clear_figure()
+    plotext.plotsize(width, 15)
+    plotext.theme("clear")
+    plotext.plot(range(len(losses)), losses)
+    plotext.xlabel("step")
+    plotext.title("loss")
+    return str(plotext.build())
+
+
+def save_picture(losses: list[float], file: Path) -> None:
+    """The loss over the steps, as a picture."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7, 4))
+    axes.plot(losses, color="black", linewidth=1)
+    axes.set(xlabel="step", ylabel="cross-entropy (nats a token)", yscale="log", title="Training loss")
+    axes.grid(alpha=0.3)
+    file.parent.mkdir(exist_ok=True)
+    figure.savefig(file, dpi=120, bbox_inches="tight")
+    pyplot.close(figure)
+
+
+def samples(run: Run) -> Table:
+    """Ten translations, the wrong ones first."""
+    table = Table(box=None, header_style="dim")
+    for column in ("", "English", "German wanted", "came"):
+        table.add_column(column, overflow="fold")
+    for english, wanted, came in sorted(run.samples, key=lambda sample: sample[1] == sample[2])[:SAMPLES]:
+        right = wanted == came
+        table.add_row(Text("✓", "green") if right else Text("✗", "red"), english, wanted, "" if right else came)
+    return table
+
+
+def outcome(run: Run) -> Text:
+    """Whether the mark was reached, and if not, where to look."""
+    said = f"\n {run.exact:.1%} of {len(run.samples)} held-out numbers are translated exactly; {MARK:.0%} are wanted.\n"
+    if run.passed:
+        return Text(said, "bold green")
+    last = sum(run.losses[-20:]) / len(run.losses[-20:])
+    if last < 0.05:
+        said += " The training loss is nearly zero all the same: does the decoder see the tokens that it is to predict?\n"
+    elif last > 1.0:
+        said += " The training loss stayed high: do gradients reach all weights, and are there positions?\n"
+    return Text(said, "bold red")
