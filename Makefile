@@ -69,7 +69,7 @@ test: $(VENV)/.ready-dev ## lint, types, and the tests of graders and tool
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
-	$(PY) -m pytest -n 2 --dist worksteal
+	$(PY) -m pytest -n 2 --dist loadgroup
 
 bench: $(VENV)/.ready-dev ## measure how long feedback takes
 	$(PY) -m tests.bench

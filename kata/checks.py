@@ -5,19 +5,21 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from kata.compare import Comparison, Difference, Outcome, Raised, Value, close, describe
-from kata.implementation import Implementation, ImplementationRaised, number_from
+from kata.implementation import Implementation, ImplementationRaised
 from kata.inputs import Rung, Strategy, ladder
 from kata.loading import load
+from kata.weights import number_from
 from kata.wire import Malformed
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Check:
     """A property of a right answer, and what it is worth."""
 
@@ -33,6 +35,7 @@ class Check:
     wanted: Any = None  # what every right answer gives; None if it is to be seen of the reference
     slow: bool = False  # takes a second or more: not run to name a mistake
 
+    @cached_property
     def rungs(self) -> list[Rung]:
         return ladder(self.inputs, self.sizes, self.draws)
 

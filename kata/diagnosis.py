@@ -8,7 +8,8 @@ must also do what the answer does in every other check.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from kata.checks import Check, Failure
-from kata.compare import Outcome, Raised, Value, compare, same_kind_of_failure
+from kata.compare import Outcome, Raised, Value, same_kind_of_failure
 from kata.implementation import Implementation
 from kata.inputs import Rung
 from kata.mistakes import Mistake
@@ -27,36 +28,55 @@ TELLING = 4  # different numbers that an outcome must hold to tell mistakes apar
 TELLING_BOOLEANS = 16  # or so many booleans, of both kinds: a pattern
 
 
-def name_mistakes(
-    room: Room, check: Check, answer: Implementation, seed: int, first: Failure, smallest: Failure, passed: Sequence[Check]
-) -> list[Mistake]:
-    """The mistakes that behave like the answer, best first; more than one if nothing tells them apart.
+@dataclass
+class Case:
+    """An answer, and what all checks have seen of it."""
 
-    Args:
-        first: the first failure of the check on the answer.
-        smallest: what it was shrunk to.
-        passed: the checks that the answer passes, as the mistake must too.
-    """
+    room: Room
+    answer: Implementation
+    seed: int
+    passed: Sequence[Check]
+    failures: Mapping[str, tuple[Failure, Failure]]  # by check: the first, and the smallest that it was shrunk to
+    unreached: Sequence[Check]
+    seen_since: dict[str, list[tuple[Rung, Outcome]]] = field(default_factory=dict)
 
+    def seen(self, check: Check) -> list[tuple[Rung, Outcome]]:
+        """What a check that was not passed sees of the answer, on some of the inputs of its grading."""
+        if check.name in self.failures:
+            return [(failure.rung, failure.got) for failure in self.failures[check.name]]
+        if check not in self.unreached:
+            return []
+        if check.name not in self.seen_since:
+            self.seen_since[check.name] = []  # should it end the runner, once is enough
+            graded = ("check", self.seed, check.name)
+            outcomes = [(r, check.run(self.answer, self.room.wanted(check, r, graded)[0])) for r in spread(check.rungs, 2)]
+            self.seen_since[check.name] = [pair for pair in outcomes if not unwritten(pair[1])]
+        return self.seen_since[check.name]
+
+
+def name_mistakes(case: Case, check: Check) -> list[Mistake]:
+    """The mistakes that behave like the answer, best first; more than one if nothing tells them apart."""
     if check.slow:
         return []
+    room = case.room
+    first, smallest = case.failures[check.name]
+    graded, fresh = ("check", case.seed, check.name), ("fresh", case.seed, check.name)
 
     def alike(mistake: Mistake, rung: Rung, key: Any, seen: Outcome) -> bool:
         return same_kind_of_failure(seen, room.outcome_of(mistake, check, rung, key), check.comparison)
 
-    graded = ("check", seed, check.name)
-    fitting = [m for m in room.mistakes if gets_there(room, check, m, seed) and alike(m, first.rung, graded, first.got)]
+    fitting = [m for m in room.mistakes if gets_there(room, check, m, case.seed) and alike(m, first.rung, graded, first.got)]
     fitting = [m for m in fitting if alike(m, smallest.rung, graded, smallest.got)]
     seen = [first.got]
-    fresh = ("fresh", seed, check.name)
-    for rung in spread(check.rungs(), FRESH):
+    for rung in spread(check.rungs, FRESH):
         if not fitting:
             return []
-        seen.append(check.run(answer, room.wanted(check, rung, fresh)[0]))
+        seen.append(check.run(case.answer, room.wanted(check, rung, fresh)[0]))
         fitting = [m for m in fitting if alike(m, rung, fresh, seen[-1])]
-    fitting = [m for m in fitting if not any(trips(room, earlier, m, seed, earlier.rungs()) for earlier in passed if not earlier.slow)]
+    earlier = [other for other in room.checks[: room.checks.index(check)] if other in case.passed and not other.slow]
+    fitting = [m for m in fitting if not any(trips(room, other, m, case.seed, other.rungs) for other in earlier)]
     if len(fitting) > 1 or not any(map(telling, seen)):
-        fitting = agree_elsewhere(room, check, answer, seed, fitting, strict=not any(map(telling, seen)))
+        fitting = agree_elsewhere(case, check, fitting, strict=not any(map(telling, seen)))
     return fitting
 
 
@@ -71,53 +91,47 @@ def gets_there(room: Room, failed: Check, mistake: Mistake, seed: int) -> bool:
         if check.name in needed:
             needed |= set(check.after)
     before = [check for check in room.checks if check.name in needed - {failed.name} and not check.slow]
-    return not any(trips(room, check, mistake, seed, spread(check.rungs(), 2)) for check in before)
+    return not any(trips(room, check, mistake, seed, spread(check.rungs, 2)) for check in before)
 
 
-def trips(room: Room, check: Check, mistake: Mistake, seed: int, rungs: list[Rung]) -> bool:
+def trips(room: Room, check: Check, mistake: Mistake, seed: int, rungs: Sequence[Rung]) -> bool:
     """Whether the check fails on the mistake, on the very inputs that the answer was graded on."""
-    key = ("check", seed, check.name)
-    for rung in rungs:
-        _, wanted = room.wanted(check, rung, key)
-        if compare(wanted, room.outcome_of(mistake, check, rung, key), check.comparison):
-            return True
-    return False
+    return any(room.fails(mistake, check, rung, ("check", seed, check.name)) for rung in rungs)
 
 
-def agree_elsewhere(room: Room, failed: Check, answer: Implementation, seed: int, fitting: list[Mistake], strict: bool) -> list[Mistake]:
+def agree_elsewhere(case: Case, failed: Check, fitting: list[Mistake], strict: bool) -> list[Mistake]:
     """Of the mistakes that fit, those that do most of what the answer does in the other checks.
 
     Args:
         strict: they must do all of it.
     """
+    room = case.room
     agreements = dict.fromkeys((mistake.id for mistake in fitting), 0)
     asked = 0
     for check in room.checks:
         if check.name == failed.name or check.slow or not fitting:
             continue
-        key = ("elsewhere", seed, check.name)
-        for rung in spread(check.rungs(), 2):
-            inputs, wanted = room.wanted(check, rung, key)
-            seen = check.run(answer, inputs)
-            if isinstance(seen, Raised) and seen.name == "NotImplementedError":
-                continue
+        if check in case.passed:  # then so must the mistake
+            for rung in spread(check.rungs, 2):
+                asked += 1
+                for mistake in fitting:
+                    agreements[mistake.id] += not trips(room, check, mistake, case.seed, [rung])
+        for rung, seen in case.seen(check):
             asked += 1
-            right = compare(wanted, seen, check.comparison) is None
             for mistake in fitting:
-                done = room.outcome_of(mistake, check, rung, key)
-                if right:  # then so must the mistake be; an exception's words may differ
-                    agreements[mistake.id] += compare(wanted, done, check.comparison) is None
-                else:
-                    agreements[mistake.id] += same_kind_of_failure(seen, done, check.comparison)
-            if strict:  # one disagreement is enough
-                fitting = [mistake for mistake in fitting if agreements[mistake.id] == asked]
+                done = room.outcome_of(mistake, check, rung, ("check", case.seed, check.name))
+                agreements[mistake.id] += same_kind_of_failure(seen, done, check.comparison)
+        if strict:  # one disagreement is enough
+            fitting = [mistake for mistake in fitting if agreements[mistake.id] == asked]
     most = max(agreements.values(), default=0)
-    if strict and most < asked:
-        return []
     return [mistake for mistake in fitting if agreements[mistake.id] == most]
 
 
-def spread(rungs: list[Rung], number: int) -> list[Rung]:
+def unwritten(outcome: Outcome) -> bool:
+    return isinstance(outcome, Raised) and outcome.name == "NotImplementedError"
+
+
+def spread(rungs: Sequence[Rung], number: int) -> Sequence[Rung]:
     """Rungs from all over the ladder, the upper end first."""
     step = max(len(rungs) // number, 1)
     return rungs[::-step][:number]

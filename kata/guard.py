@@ -1,8 +1,10 @@
 """Watches a running answer for calls that are off limits.
 
-Two nets, because one has holes: a `TorchFunctionMode` sees a call by the name
-that the learner used, and replaced kernels catch the operator underneath,
-however it was reached.
+Two nets, because one has holes: replaced functions and classes of PyTorch tell
+a call by the name that the learner used, and replaced kernels catch the
+operator underneath, however it was reached. Both cost a call that is allowed
+nothing; a `TorchFunctionMode`, which would see every call, makes all of them
+two to three times as slow.
 """
 
 from __future__ import annotations
@@ -10,12 +12,11 @@ from __future__ import annotations
 import contextlib
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import Any
 
 import torch
-from torch.overrides import TorchFunctionMode
 
 
 class OffLimits(RuntimeError):
@@ -38,7 +39,7 @@ def resolve(dotted: str) -> Any:
 
 
 class Guard:
-    """Enter it around each call into the answer.
+    """Enter it around each call into the answer. It changes PyTorch for the whole process.
 
     Args:
         rules: (name, why) pairs; a name is dotted, or an operator as "aten::_softmax".
@@ -47,35 +48,50 @@ class Guard:
 
     def __init__(self, rules: Sequence[tuple[str, str]], path: str):
         self.path = path
+        self.watching = False
         self.broken: str | None = None
-        self.functions: dict[Any, tuple[str, str]] = {}
-        kernels = [(name, why) for name, why in rules if name.startswith("aten::")]
+        self.library = torch.library.Library("aten", "IMPL")
         for name, why in rules:
-            if not name.startswith("aten::"):
-                value = resolve(name)
-                if not isinstance(value, type) and callable(value):
-                    self.functions[value] = (name, why)
-        self.library = torch.library.Library("aten", "IMPL") if kernels else None
-        for name, why in kernels:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # that a kernel is replaced is the point
-                self.library.impl(name.removeprefix("aten::"), self.refusal(name, why), "CPU")  # type: ignore[union-attr]
+            if name.startswith("aten::"):
+                self.replace_kernel(name, why)
+            else:
+                self.replace(name, why)
 
     @contextlib.contextmanager
     def __call__(self) -> Iterator[None]:
         self.broken = None
+        self.watching = True
         try:
-            with Watch(self) if self.functions else contextlib.nullcontext():
-                yield
+            yield
         finally:
+            self.watching = False
             if self.broken:  # even if the answer caught the exception
                 raise OffLimits(self.broken)
 
-    def refusal(self, name: str, why: str) -> Any:
+    def replace(self, name: str, why: str) -> None:
+        """Refuse calls of a function, and making objects of a class; a module is left to the scan."""
+        owner, _, attribute = name.rpartition(".")
+        value = resolve(name)
+        if isinstance(value, type):
+            setattr(value, "__init__", self.refusing(value.__init__, name, why))  # type: ignore[misc]  # noqa: B010
+        elif callable(value):
+            setattr(resolve(owner), attribute, self.refusing(value, name, why))
+
+    def refusing(self, original: Callable[..., Any], name: str, why: str) -> Callable[..., Any]:
+        def function(*args: Any, **kwargs: Any) -> Any:
+            if self.watching:
+                self.refuse(name, why)
+            return original(*args, **kwargs)  # the checks' own call
+
+        return function
+
+    def replace_kernel(self, name: str, why: str) -> None:
         def refuse(*args: Any, **kwargs: Any) -> Any:
             self.refuse(name, why)
 
-        return refuse
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that a kernel is replaced is the point
+            self.library.impl(name.removeprefix("aten::"), refuse, "CPU")
 
     def refuse(self, name: str, why: str) -> None:
         frame: FrameType | None = sys._getframe()
@@ -84,17 +100,3 @@ class Guard:
         where = f" (line {frame.f_lineno})" if frame else ""
         self.broken = f"`{name}` is off limits{where}: {why}"
         raise OffLimits(self.broken)
-
-
-class Watch(TorchFunctionMode):  # type: ignore[misc]  # PyTorch is skipped when types are checked
-    """Sees the functions that the answer calls, under their own names."""
-
-    def __init__(self, guard: Guard):
-        super().__init__()
-        self.guard = guard
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        rule = self.guard.functions.get(func)
-        if rule:
-            self.guard.refuse(*rule)
-        return func(*args, **(kwargs or {}))

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
-from kata import training
+from kata import training, weights
 from kata.costs import CostMode, StepCounter
 from kata.wire import DTYPES, NAMES, Message, Tree, pack, unpack
 
@@ -106,8 +106,8 @@ class Host:
     def gradients(self, target: Callable[..., Any], args: list[Any], kwargs: dict[str, Any], seed: int) -> Any:
         leaves = [leaf.requires_grad_() for leaf in tree_leaves([args, kwargs]) if differentiable(leaf)]
         named = target.named_parameters() if isinstance(target, torch.nn.Module) else ()
-        weights = {name: weight for name, weight in named if weight.requires_grad}  # a table of positions may be frozen
-        sources = [*leaves, *weights.values()]
+        trainable = {name: weight for name, weight in named if weight.requires_grad}  # a table of positions may be frozen
+        sources = [*leaves, *trainable.values()]
         outputs = [leaf for leaf in tree_leaves(self.call(target, args, kwargs)) if differentiable(leaf)]
         generator = torch.Generator().manual_seed(seed)
         total = torch.zeros((), dtype=torch.float64)  # one number: grad_outputs would import sympy, half a second
@@ -120,19 +120,17 @@ class Host:
         filled = [torch.zeros_like(s) if g is None else g for s, g in zip(sources, found, strict=True)]
         return {
             "inputs": filled[: len(leaves)],
-            "parameters": dict(zip(weights, filled[len(leaves) :], strict=True)),
+            "parameters": dict(zip(trainable, filled[len(leaves) :], strict=True)),
         }
 
     def parameters(self, target: Any, args: list[Any], kwargs: dict[str, Any]) -> dict[str, list[int]]:
-        if not isinstance(target, torch.nn.Module):
-            raise TypeError(f"{type(target).__name__} must be a torch.nn.Module with parameters")
-        return {name: list(p.shape) for name, p in target.named_parameters(remove_duplicate=False)}
+        return {name: list(p.shape) for name, p in module(target).named_parameters(remove_duplicate=False)}
 
-    def load(self, target: torch.nn.Module, args: list[Any], kwargs: dict[str, Any]) -> None:
-        target.to(args[1])
-        with torch.no_grad():
-            for name, parameter in target.named_parameters(remove_duplicate=False):
-                parameter.copy_(args[0][name])
+    def set_weights(self, target: Any, args: list[Any], kwargs: dict[str, Any]) -> None:
+        weights.set_weights(module(target), *args)
+
+    def initialize(self, target: Any, args: list[Any], kwargs: dict[str, Any]) -> None:
+        weights.initialize(module(target), *args)
 
     def train(self, target: torch.nn.Module, args: list[Any], kwargs: dict[str, Any], seed: int) -> list[float]:
         with torch.enable_grad():
@@ -205,6 +203,13 @@ class Host:
         shown = [] if own is None else [frame for frame in frames[own:] if not frame.filename.startswith(ours)]
         types = [f"{cls.__module__}.{cls.__qualname__}" for cls in type(error).__mro__]
         return {"types": types[:10], "message": text[:MAX_TEXT], "traceback": "".join(traceback.format_list(shown))[-MAX_TEXT:]}
+
+
+def module(target: Any) -> torch.nn.Module:
+    """The target, which must be a module."""
+    if not isinstance(target, torch.nn.Module):
+        raise TypeError(f"{type(target).__name__} must be a torch.nn.Module with parameters")
+    return target
 
 
 class Reference:

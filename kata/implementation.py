@@ -8,8 +8,6 @@ a module or a cache, stays where it is and comes back as an `Object`.
 
 from __future__ import annotations
 
-import functools
-import hashlib
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -225,24 +223,13 @@ def with_weights(module: Function, seed: int, dtype: torch.dtype = torch.float64
     Args:
         constant: numbers that fill parameters instead, by a part of their names.
     """
-
-    def values(name: str, shape: list[int]) -> Tensor:
-        for part, value in (constant or {}).items():
-            if part in name:
-                return torch.full(shape, value, dtype=torch.float64)
-        return weight(name, tuple(shape), seed)
-
-    ask("load", module, ({name: values(name, shape) for name, shape in parameters(module).items()}, dtype), {})
+    ask("set_weights", module, (seed, dtype, dict(constant or {})), {})
     return module
 
 
 def initialized(module: Function, seed: int) -> Function:
     """The module in float32 as before training: matrices N(0, 1 / fan-in) from the seed, biases zero, other vectors one."""
-    weights = {}
-    for name, shape in parameters(module).items():
-        plain = torch.zeros(shape) if name.endswith("bias") else torch.ones(shape)
-        weights[name] = weight(name, tuple(shape), seed) if len(shape) > 1 else plain
-    ask("load", module, (weights, torch.float32), {})
+    ask("initialize", module, (seed,), {})
     return module
 
 
@@ -267,17 +254,3 @@ def trained(
         learnt is to be measured by asking it.
     """
     return ask("train", module, (data, picks, lr, ignore_index, report), {}, seed=seed)
-
-
-@functools.lru_cache(4096)  # an answer often has the reference's names, a known mistake nearly always
-def weight(name: str, shape: tuple[int, ...], seed: int) -> Tensor:
-    """N(0, 1 / fan-in) for matrices, N(0, 1) for vectors; not to be changed."""
-    generator = torch.Generator().manual_seed(number_from(seed, name, *shape))
-    values = torch.randn(shape, generator=generator, dtype=torch.float64)
-    return values / shape[-1] ** 0.5 if len(shape) > 1 else values
-
-
-def number_from(*parts: Any) -> int:
-    """A seed that nobody guesses from its neighbours."""
-    digest = hashlib.sha256("\0".join(map(str, parts)).encode()).digest()
-    return int.from_bytes(digest[:7], "big")

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from kata.implementation import number_from
+from kata.weights import number_from
 
 Sizes = dict[str, int]
 

@@ -6,7 +6,6 @@ the seed, and never runs the learner's code.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import torch
 from kata.answer import Unreadable, read_answer, refuse_off_limits
 from kata.checks import Check, Failure
 from kata.compare import Raised, compare
-from kata.diagnosis import name_mistakes
+from kata.diagnosis import Case, name_mistakes
 from kata.implementation import Implementation, ImplementationRaised
 from kata.inputs import Rung, smaller
 from kata.learner import Learner
@@ -57,6 +56,7 @@ def grade(room: Room, file: Path, starter: Starter, seed: int = 0, wall: float =
         return nothing_graded(room, shown, "error", str(error))
     learner = Learner(starter, source, str(file.resolve()), room.topic.off_limits, wall)
     results: dict[str, Result] = {}
+    failures: dict[str, tuple[Failure, Failure]] = {}
     try:
         for check in room.checks:
             unmet = [name for name in check.after if results[name].status != "passed"]
@@ -65,12 +65,17 @@ def grade(room: Room, file: Path, starter: Starter, seed: int = 0, wall: float =
                 results[check.name] = result_of(check, "not_reached", f"first make {missing} pass")
                 continue
             try:
-                passed = [earlier for earlier in room.checks if earlier.name in results and results[earlier.name].status == "passed"]
-                results[check.name] = grade_check(room, check, learner, seed, passed)
+                found = grade_check(room, check, learner, seed)
+                if isinstance(found, Result):
+                    results[check.name] = found
+                else:
+                    failures[check.name] = found
+                    results[check.name] = explain_failure(check, found[1])
             except CannotLoad as error:
                 if not results:
                     return nothing_graded(room, shown, error.status, error.message, error.traceback, printed=learner)
                 results[check.name] = result_of(check, error.status, error.message, traceback=error.traceback)
+        name_all(room, learner, seed, results, failures)
     finally:
         learner.stop()
     return Verdict(room.topic.name, shown, tuple(results.values()), "".join(learner.printed))
@@ -98,8 +103,8 @@ def result_of(
     return Result(check.name, check.says, points, check.points, status, message, counterexample, mistakes, traceback)
 
 
-def grade_check(room: Room, check: Check, learner: Learner, seed: int, passed: Sequence[Check]) -> Result:
-    """One check on the learner's implementation, which has passed others."""
+def grade_check(room: Room, check: Check, learner: Learner, seed: int) -> Result | tuple[Failure, Failure]:
+    """One check on the learner's implementation: its result, or the first failure and the smallest."""
     key = ("check", seed, check.name)
     try:
         if learner.process is None:
@@ -108,12 +113,11 @@ def grade_check(room: Room, check: Check, learner: Learner, seed: int, passed: S
             first = first_failure(room, check, learner.implementation, key)
             if first is None:
                 return result_of(check, "passed")
-            smallest = shrink(room, check, learner.implementation, key, first)
+            return first, shrink(room, check, learner.implementation, key, first)
     except RunnerLost as lost:
         return result_of(check, lost.status, f"your code {lost.message}")  # type: ignore[arg-type]
     except Malformed as error:
         return result_of(check, "error", f"your code {learner.lost(f'wrote an answer that is none: {error}').message}")
-    return explain(room, check, learner, seed, first, smallest, passed)
 
 
 def start(learner: Learner) -> None:
@@ -143,7 +147,7 @@ def attempt(room: Room, check: Check, implementation: Implementation, key: Any, 
 
 
 def first_failure(room: Room, check: Check, implementation: Implementation, key: Any) -> Failure | None:
-    for rung in check.rungs():
+    for rung in check.rungs:
         failure = attempt(room, check, implementation, key, rung)
         if failure:
             return failure
@@ -168,17 +172,23 @@ def shrink(room: Room, check: Check, implementation: Implementation, key: Any, f
     return failure
 
 
-def explain(room: Room, check: Check, learner: Learner, seed: int, first: Failure, smallest: Failure, passed: Sequence[Check]) -> Result:
-    """A failure with the name of the mistake, if it is a known one."""
-    result = explain_failure(check, smallest)
-    if result.counterexample is None:
-        return result
-    try:
-        with learner.limited(NAMING):
-            named = name_mistakes(room, check, learner.implementation, seed, first, smallest, passed)
-    except (RunnerLost, Malformed, ImplementationRaised):
-        return result  # the failure stands; it only stays without a name
-    return replace(result, mistakes=tuple(NamedMistake(mistake.id, mistake.says) for mistake in named))
+def name_all(room: Room, learner: Learner, seed: int, results: dict[str, Result], failures: dict[str, tuple[Failure, Failure]]) -> None:
+    """Add to the results of failed checks the mistakes that explain them."""
+
+    def those(status: Status) -> list[Check]:
+        return [check for check in room.checks if results[check.name].status == status]
+
+    case = Case(room, learner.implementation, seed, those("passed"), failures, those("not_reached"))
+    for check in room.checks:
+        if results[check.name].counterexample is None:
+            continue
+        try:
+            with learner.limited(NAMING):
+                named = name_mistakes(case, check)
+        except (RunnerLost, Malformed, ImplementationRaised):
+            continue  # the failure stands; it only stays without a name
+        mistakes = tuple(NamedMistake(mistake.id, mistake.says) for mistake in named)
+        results[check.name] = replace(results[check.name], mistakes=mistakes)
 
 
 def explain_failure(check: Check, failure: Failure) -> Result:

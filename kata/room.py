@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any
 
 from kata.checks import Check, load_checks
-from kata.compare import Outcome, Value
+from kata.compare import Outcome, Value, compare
 from kata.curriculum import Topic
 from kata.host import Local
 from kata.implementation import Implementation
@@ -56,6 +56,20 @@ class Room:
             inputs, _ = self.wanted(check, rung, key)
             self.made[place] = check.run(mistake.implementation, inputs)
         return self.made[place]
+
+    def fails(self, mistake: Mistake, check: Check, rung: Rung, key: Any) -> bool:
+        """Whether a mistake gives something else than a right answer; computed once for all answers."""
+        place = (mistake.id, check.name, rung, key)
+        if place not in self.wrong:
+            if len(self.wrong) >= REMEMBERED:
+                self.wrong.clear()
+            _, wanted = self.wanted(check, rung, key)
+            self.wrong[place] = compare(wanted, self.outcome_of(mistake, check, rung, key), check.comparison) is not None
+        return self.wrong[place]
+
+    @cached_property
+    def wrong(self) -> dict[Any, bool]:
+        return {}
 
     @cached_property
     def made(self) -> dict[Any, Outcome]:

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kata.implementation import Implementation, number_from, trained
+from kata.implementation import Implementation, trained
+from kata.weights import number_from
 
 CORPUS = Path(__file__).parent / "corpus" / "numbers.tsv"
 PAD, BOS, EOS = 0, 1, 2

@@ -83,6 +83,6 @@ def softmax(x, dim):
     raise NotImplementedError
 """
     modules, found = verdict_on("attention", source).printed.splitlines()
-    known = ("costs", "guard", "host", "loading", "runner", "sandbox", "training", "wire", "zygote")
+    known = ("costs", "guard", "host", "loading", "runner", "sandbox", "training", "weights", "wire", "zygote")
     assert set(ast.literal_eval(modules)) <= {"kata", *(f"kata.{name}" for name in known)}
     assert found == "False"

@@ -179,7 +179,7 @@ def test_the_graders_data_leave_no_tie_open() -> None:
     module["max"] = watched
     try:
         for check in training:
-            for rung in check.rungs():
+            for rung in check.rungs:
                 for seed in range(20):
                     data = rung.inputs(check.inputs, ("check", seed, check.name)).get("data", b"")
                     data = data.encode() if isinstance(data, str) else data

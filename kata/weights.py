@@ -1,0 +1,52 @@
+"""Random numbers that are the same on both sides of the wire: a seed crosses, not what is drawn from it."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@functools.lru_cache(4096)  # an answer often has the reference's names, a known mistake nearly always
+def drawn(name: str, shape: tuple[int, ...], seed: int) -> Tensor:
+    """N(0, 1 / fan-in) for matrices, N(0, 1) for vectors; not to be changed."""
+    generator = torch.Generator().manual_seed(number_from(seed, name, *shape))
+    values = torch.randn(shape, generator=generator, dtype=torch.float64)
+    return values / shape[-1] ** 0.5 if len(shape) > 1 else values
+
+
+def set_weights(module: torch.nn.Module, seed: int, dtype: torch.dtype, constant: Mapping[str, float]) -> None:
+    """Fill each parameter from the seed, its name and its shape.
+
+    Args:
+        constant: numbers that fill parameters instead, by a part of their names.
+    """
+    module.to(dtype)
+    with torch.no_grad():
+        for name, parameter in module.named_parameters(remove_duplicate=False):
+            number = next((value for part, value in constant.items() if part in name), None)
+            if number is None:
+                parameter.copy_(drawn(name, tuple(parameter.shape), seed))
+            else:
+                parameter.fill_(number)
+
+
+def initialize(module: torch.nn.Module, seed: int) -> None:
+    """Weights to train from, in float32: matrices from the seed, biases zero, other vectors one."""
+    module.to(torch.float32)
+    with torch.no_grad():
+        for name, parameter in module.named_parameters(remove_duplicate=False):
+            if parameter.ndim > 1:
+                parameter.copy_(drawn(name, tuple(parameter.shape), seed))
+            else:
+                parameter.fill_(0.0 if name.endswith("bias") else 1.0)
+
+
+def number_from(*parts: Any) -> int:
+    """A seed that nobody guesses from its neighbours."""
+    digest = hashlib.sha256("\0".join(map(str, parts)).encode()).digest()
+    return int.from_bytes(digest[:7], "big")
