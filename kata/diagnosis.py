@@ -8,7 +8,7 @@ must also do what the answer does in every other check.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +18,6 @@ from torch.utils._pytree import tree_leaves
 
 from kata.checks import Check, Failure
 from kata.compare import Outcome, Raised, Value, same_kind_of_failure
-from kata.implementation import Implementation
 from kata.inputs import Rung
 from kata.mistakes import Mistake
 from kata.room import Room
@@ -28,12 +27,15 @@ TELLING = 4  # different numbers that an outcome must hold to tell mistakes apar
 TELLING_BOOLEANS = 16  # or so many booleans, of both kinds: a pattern
 
 
+Seen = Callable[[Check, Rung, Any], Outcome]  # what a check sees of an answer, on the inputs of a rung and a key
+
+
 @dataclass
 class Case:
     """An answer, and what all checks have seen of it."""
 
     room: Room
-    answer: Implementation
+    answer: Seen
     seed: int
     passed: Sequence[Check]
     failures: Mapping[str, tuple[Failure, Failure]]  # by check: the first, and the smallest that it was shrunk to
@@ -42,15 +44,13 @@ class Case:
 
     def seen(self, check: Check) -> list[tuple[Rung, Outcome]]:
         """What a check that was not passed sees of the answer, on some of the inputs of its grading."""
-        if check.name in self.failures:
-            return [(failure.rung, failure.got) for failure in self.failures[check.name]]
-        if check not in self.unreached:
-            return []
         if check.name not in self.seen_since:
-            self.seen_since[check.name] = []  # should it end the runner, once is enough
-            graded = ("check", self.seed, check.name)
-            outcomes = [(r, check.run(self.answer, self.room.wanted(check, r, graded)[0])) for r in spread(check.rungs, 2)]
-            self.seen_since[check.name] = [pair for pair in outcomes if not unwritten(pair[1])]
+            known = [(failure.rung, failure.got) for failure in self.failures.get(check.name, ())]
+            self.seen_since[check.name] = known  # should the rest end the runner, once is enough
+            if known or check in self.unreached:
+                graded = ("check", self.seed, check.name)
+                more = [(rung, self.answer(check, rung, graded)) for rung in spread(check.rungs, 2)]
+                self.seen_since[check.name] = known + [pair for pair in more if not unwritten(pair[1])]
         return self.seen_since[check.name]
 
 
@@ -71,7 +71,7 @@ def name_mistakes(case: Case, check: Check) -> list[Mistake]:
     for rung in spread(check.rungs, FRESH):
         if not fitting:
             return []
-        seen.append(check.run(case.answer, room.wanted(check, rung, fresh)[0]))
+        seen.append(case.answer(check, rung, fresh))
         fitting = [m for m in fitting if alike(m, rung, fresh, seen[-1])]
     earlier = [other for other in room.checks[: room.checks.index(check)] if other in case.passed and not other.slow]
     fitting = [m for m in fitting if not any(trips(room, other, m, case.seed, other.rungs) for other in earlier)]
@@ -112,10 +112,9 @@ def agree_elsewhere(case: Case, failed: Check, fitting: list[Mistake], strict: b
         if check.name == failed.name or check.slow or not fitting:
             continue
         if check in case.passed:  # then so must the mistake
-            for rung in spread(check.rungs, 2):
-                asked += 1
-                for mistake in fitting:
-                    agreements[mistake.id] += not trips(room, check, mistake, case.seed, [rung])
+            asked += 1
+            for mistake in fitting:
+                agreements[mistake.id] += not trips(room, check, mistake, case.seed, check.rungs)
         for rung, seen in case.seen(check):
             asked += 1
             for mistake in fitting:

@@ -7,6 +7,7 @@ the seed, and never runs the learner's code.
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,12 @@ import torch
 from kata.answer import Unreadable, read_answer, refuse_off_limits
 from kata.checks import Check, Failure
 from kata.compare import Raised, compare
-from kata.diagnosis import Case, name_mistakes
-from kata.implementation import Implementation, ImplementationRaised
+from kata.diagnosis import Case, Seen, name_mistakes
+from kata.implementation import ImplementationRaised
 from kata.inputs import Rung, smaller
 from kata.learner import Learner
 from kata.processes import WALL_SECONDS, RunnerLost, Starter
+from kata.rehearsal import Rehearsal
 from kata.room import Room
 from kata.stubs import public_names
 from kata.verdict import Counterexample, NamedMistake, Result, Status, Verdict
@@ -29,6 +31,8 @@ torch.set_num_threads(1)  # the tensors are tiny: a second thread only keeps the
 
 NAMING = 6.0  # times the time of a check, for running all known mistakes beside the answer
 SHRINKS = 48  # smaller inputs tried for a counterexample
+
+Answer = Learner | Rehearsal
 
 OUTSIDE = ("NotImplementedError", "Missing", "OffLimits")  # raised about an answer, not by its computation
 
@@ -54,7 +58,11 @@ def grade(room: Room, file: Path, starter: Starter, seed: int = 0, wall: float =
         refuse_off_limits(file, source, room.topic.off_limits, public_names(room.solution))
     except Unreadable as error:
         return nothing_graded(room, shown, "error", str(error))
-    learner = Learner(starter, source, str(file.resolve()), room.topic.off_limits, wall)
+    return grade_answer(room, Learner(starter, source, str(file.resolve()), room.topic.off_limits, wall), shown, seed)
+
+
+def grade_answer(room: Room, learner: Answer, shown: str, seed: int = 0) -> Verdict:
+    """The verdict on an answer that is called `shown`: all checks in order, then the names of mistakes."""
     results: dict[str, Result] = {}
     failures: dict[str, tuple[Failure, Failure]] = {}
     try:
@@ -81,7 +89,7 @@ def grade(room: Room, file: Path, starter: Starter, seed: int = 0, wall: float =
     return Verdict(room.topic.name, shown, tuple(results.values()), "".join(learner.printed))
 
 
-def nothing_graded(room: Room, file: str, status: Status, message: str, traceback: str = "", printed: Learner | None = None) -> Verdict:
+def nothing_graded(room: Room, file: str, status: Status, message: str, traceback: str = "", printed: Answer | None = None) -> Verdict:
     """A verdict for a file whose checks could not run."""
     if printed:
         printed.stop()
@@ -103,24 +111,25 @@ def result_of(
     return Result(check.name, check.says, points, check.points, status, message, counterexample, mistakes, traceback)
 
 
-def grade_check(room: Room, check: Check, learner: Learner, seed: int) -> Result | tuple[Failure, Failure]:
+def grade_check(room: Room, check: Check, learner: Answer, seed: int) -> Result | tuple[Failure, Failure]:
     """One check on the learner's implementation: its result, or the first failure and the smallest."""
     key = ("check", seed, check.name)
+    seen = partial(learner.outcome, room)
     try:
         if learner.process is None:
             start(learner)
         with learner.limited():
-            first = first_failure(room, check, learner.implementation, key)
+            first = first_failure(room, check, seen, key)
             if first is None:
                 return result_of(check, "passed")
-            return first, shrink(room, check, learner.implementation, key, first)
+            return first, shrink(room, check, seen, key, first)
     except RunnerLost as lost:
         return result_of(check, lost.status, f"your code {lost.message}")  # type: ignore[arg-type]
     except Malformed as error:
         return result_of(check, "error", f"your code {learner.lost(f'wrote an answer that is none: {error}').message}")
 
 
-def start(learner: Learner) -> None:
+def start(learner: Answer) -> None:
     """Load the file in a new runner.
 
     Raises:
@@ -138,23 +147,23 @@ def start(learner: Learner) -> None:
         raise CannotLoad("error", f"the file cannot be loaded: {name}: {error.message}{legal}", error.traceback) from None
 
 
-def attempt(room: Room, check: Check, implementation: Implementation, key: Any, rung: Rung) -> Failure | None:
+def attempt(room: Room, check: Check, seen: Seen, key: Any, rung: Rung) -> Failure | None:
     """Run a check on one rung, on reference and answer."""
     inputs, wanted = room.wanted(check, rung, key)
-    got = check.run(implementation, inputs)
+    got = seen(check, rung, key)
     difference = compare(wanted, got, check.comparison)
     return Failure(rung, inputs, wanted, got, difference) if difference else None
 
 
-def first_failure(room: Room, check: Check, implementation: Implementation, key: Any) -> Failure | None:
+def first_failure(room: Room, check: Check, seen: Seen, key: Any) -> Failure | None:
     for rung in check.rungs:
-        failure = attempt(room, check, implementation, key, rung)
+        failure = attempt(room, check, seen, key, rung)
         if failure:
             return failure
     return None
 
 
-def shrink(room: Room, check: Check, implementation: Implementation, key: Any, failure: Failure) -> Failure:
+def shrink(room: Room, check: Check, seen: Seen, key: Any, failure: Failure) -> Failure:
     """The same kind of failure on the smallest input found; counted tries, so the same each time."""
     if isinstance(failure.got, Raised) and kind(failure.got) in OUTSIDE:
         return failure
@@ -165,20 +174,20 @@ def shrink(room: Room, check: Check, implementation: Implementation, key: Any, f
         for rung in smaller(failure.rung, check.sizes):
             if (tries := tries + 1) > SHRINKS:
                 return failure
-            less = attempt(room, check, implementation, key, rung)
+            less = attempt(room, check, seen, key, rung)
             if less and type(less.got) is type(failure.got) and type(less.wanted) is type(failure.wanted):
                 failure, shrinking = less, True
                 break
     return failure
 
 
-def name_all(room: Room, learner: Learner, seed: int, results: dict[str, Result], failures: dict[str, tuple[Failure, Failure]]) -> None:
+def name_all(room: Room, learner: Answer, seed: int, results: dict[str, Result], failures: dict[str, tuple[Failure, Failure]]) -> None:
     """Add to the results of failed checks the mistakes that explain them."""
 
     def those(status: Status) -> list[Check]:
         return [check for check in room.checks if results[check.name].status == status]
 
-    case = Case(room, learner.implementation, seed, those("passed"), failures, those("not_reached"))
+    case = Case(room, partial(learner.outcome, room), seed, those("passed"), failures, those("not_reached"))
     for check in room.checks:
         if results[check.name].counterexample is None:
             continue

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kata.implementation import Implementation, exception_from
 from kata.processes import OUTPUT_KEPT, WALL_SECONDS, Output, Process, RunnerLost, Starter, deadline, how_it_ended
 from kata.wire import Malformed, Message, harmless, receive, send
+
+if TYPE_CHECKING:
+    from kata.checks import Check
+    from kata.compare import Outcome
+    from kata.inputs import Rung
+    from kata.room import Room
 
 
 class Learner:
@@ -43,6 +49,10 @@ class Learner:
             self.start()
         with deadline(times * self.wall, self.too_late):
             yield
+
+    def outcome(self, room: Room, check: Check, rung: Rung, key: Any) -> Outcome:
+        """What a check sees of the answer."""
+        return check.run(self.implementation, room.wanted(check, rung, key)[0])
 
     def start(self) -> None:
         self.process = self.starter.start()

@@ -7,14 +7,13 @@ from rich.table import Table
 from rich.text import Text
 
 from kata.curriculum import Topic
-from kata.judge import first_failure
 from kata.mistakes import Mistake
 from kata.room import Room
 
 
 def caught_by(room: Room, mistake: Mistake) -> list[str]:
     """The checks that a mistake trips, each judged without those that it comes after."""
-    return [c.name for c in room.checks if first_failure(room, c, mistake.implementation, ("check", 0, c.name))]
+    return [c.name for c in room.checks if any(room.fails(mistake, c, rung, ("check", 0, c.name)) for rung in c.rungs)]
 
 
 def show(console: Console, topic: Topic) -> int:

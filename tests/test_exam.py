@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Callable
 
 import pytest
 from rooms import ANSWERS, ROOMS, TOPICS
 
 from kata.curriculum import Topic
+from kata.judge import grade_answer
 from kata.mistakes import Mistake
-from kata.stubs import cut
+from kata.offlimits import scan
+from kata.rehearsal import Rehearsal
+from kata.stubs import cut, public_names
 from kata.verdict import Verdict
 
 SEEDS = range(3)
@@ -55,8 +59,23 @@ def test_there_are_enough_answers_and_mistakes(topic: str) -> None:
 
 
 @pytest.mark.parametrize("topic, mistake", MISTAKES)
-def test_mistake_loses_points_and_is_named(topic: str, mistake: Mistake, verdict_on: Grade) -> None:
-    verdict = verdict_on(topic, mistake.source)
+def test_mistake_loses_points_and_is_named(topic: str, mistake: Mistake) -> None:
+    loses_points_and_is_named(topic, mistake, grade_answer(ROOMS[topic], Rehearsal(mistake), mistake.id))
+
+
+@pytest.mark.parametrize("topic, mistake", MISTAKES[::16])
+def test_mistake_in_a_learners_file_is_named_too(topic: str, mistake: Mistake, verdict_on: Grade) -> None:
+    loses_points_and_is_named(topic, mistake, verdict_on(topic, mistake.source))
+
+
+@pytest.mark.parametrize("topic", EACH)
+def test_mistakes_use_nothing_off_limits(topic: str) -> None:
+    room = ROOMS[topic]
+    for mistake in room.mistakes:
+        assert scan(ast.parse(mistake.source), room.topic.off_limits, public_names(room.solution)) == []
+
+
+def loses_points_and_is_named(topic: str, mistake: Mistake, verdict: Verdict) -> None:
     assert verdict.points < verdict.max_points
     failure = verdict.first_failure
     assert failure is not None

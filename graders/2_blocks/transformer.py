@@ -61,7 +61,7 @@ def with_each_swapped(ids, upto):
 )
 def shapes_are_right(impl, src, tgt, V, W, seed):
     """The memory is (B, S, d_model), logits are (B, L, tgt_vocab), whichever vocabulary is larger; the highest ids work."""
-    model = with_weights(impl.Transformer(V, W, 12, 3, 2, 16, 0.0, 9, 0), seed, torch.float32)
+    model = with_weights(impl.Transformer(V, W, 12, 3, 1, 16, 0.0, 9, 0), seed, torch.float32)
     src[0, -1], tgt[0, -1] = V - 1, W - 1
     memory, logits = model.encode(src), model(src, tgt)
     return {
