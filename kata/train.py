@@ -37,6 +37,9 @@ def train(console: Console, topic: Topic, file: Path, starter: Starter) -> int:
         console.print(Text(f"your code {lost.message}"))
         return 1
     except ImplementationRaised as error:
+        if error.builtin == "NotImplementedError":
+            console.print(Text(f"{file} is not written yet; `make check TOPIC={topic.name}` shows the way."))
+            return 1
         console.print(Text(f"{error.types[0].removeprefix('builtins.')}: {error.message}\n{error.traceback}"))
         return 1
     finally:
@@ -61,6 +64,7 @@ def curve(losses: list[float], width: int) -> str:
     plotext.plotsize(width, 15)
     plotext.theme("clear")
     plotext.plot(range(len(losses)), losses)
+    plotext.xticks([round(len(losses) * quarter / 4) for quarter in range(5)])
     plotext.xlabel("step")
     plotext.title("loss")
     return str(plotext.build())

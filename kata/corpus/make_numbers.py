@@ -64,13 +64,14 @@ def count(number: int) -> list[str]:
     return ["ein"] if number == 1 else german(number)
 
 
-def main() -> None:
+def lines() -> list[str]:
+    """The corpus, a header and a line each pair."""
     drawn = random.Random(SEED).sample(range(LARGEST + 1), PAIRS + HELD_OUT)
-    lines = ["number\tenglish\tgerman\theld_out"]
-    for place, number in enumerate(drawn):
-        lines.append(f"{number}\t{' '.join(english(number))}\t{' '.join(german(number))}\t{int(place < HELD_OUT)}")
-    FILE.write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
+    rows = [
+        f"{number}\t{' '.join(english(number))}\t{' '.join(german(number))}\t{int(place < HELD_OUT)}" for place, number in enumerate(drawn)
+    ]
+    return ["number\tenglish\tgerman\theld_out", *rows]
 
 
 if __name__ == "__main__":
-    main()
+    FILE.write_text("\n".join(lines()) + "\n", encoding="utf-8", newline="\n")
