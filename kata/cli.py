@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -15,10 +15,10 @@ from rich.text import Text
 
 from kata import progress
 from kata.curriculum import Curriculum, CurriculumError, Topic, load_curriculum
+from kata.request import request_for
 
 if TYPE_CHECKING:
     from kata.processes import Starter
-    from kata.verdict import Verdict
 
 app = typer.Typer(
     add_completion=False,
@@ -82,49 +82,84 @@ def check(
 def check_one(topic: Topic, file: Path | None, seed: int, as_json: bool, everything: bool) -> int:
     if file is not None and not file.exists():
         raise Misuse(f"there is no file {file}")
-    with runners() as starter:
-        from kata import judge, verdict
-        from kata.room import Room
-
-        answer = relative(file or topic.exercise)
-        result = judge.grade(Room(topic), answer, starter, seed)
+    answer = file or topic.exercise
     hints_left = len(topic.hints)
     if file is None:
-        hints_left -= remember(topic, result).hints
+        hints_left -= progress.read(topic.root).get(topic.name, progress.Record()).hints
+    with grading() as grade:
+        reply = grade(request_for(out, topic, answer, relative(answer), seed, hints_left, everything))
+    if file is None:
+        remember(topic, reply["verdict"])
     if as_json:
-        print(json.dumps(verdict.to_json(result), indent=1))
+        print(json.dumps(reply["verdict"], indent=1))
     else:
-        from kata import terminal
-
-        terminal.show(out, result, topic, hints_left, everything)
-    return 0 if result.passed else 1
+        out.file.write(reply["text"])
+    return 0 if reply["verdict"]["passed"] else 1
 
 
 def check_many(topics: list[Topic], seed: int, as_json: bool) -> int:
-    with runners() as starter:
-        from kata import judge, verdict
-        from kata.room import Room
-
-        results = []
+    verdicts = []
+    with grading() as grade, progress_bar(len(topics)) as advance:
         for topic in topics:
-            results.append(judge.grade(Room(topic), relative(topic.exercise), starter, seed))
-            remember(topic, results[-1])
+            verdicts.append(grade(request_for(out, topic, topic.exercise, relative(topic.exercise), seed))["verdict"])
+            remember(topic, verdicts[-1])
+            advance()
     if as_json:
-        print(json.dumps([verdict.to_json(result) for result in results], indent=1))
+        print(json.dumps(verdicts, indent=1))
     else:
         table = Table(box=None, header_style="dim")
         for column in ("", "topic", "points", "checks", "first to mend"):
             table.add_column(column, justify="right" if column in ("points", "checks") else "left")
-        for topic, result in zip(topics, results, strict=True):
-            failure = result.first_failure
-            right = sum(r.status == "passed" for r in result.results)
-            mark = Text("✓", "green") if result.passed else Text("✗", "red")
-            mend = "" if failure is None else failure.name.replace("_", " ")
+        for topic, verdict in zip(topics, verdicts, strict=True):
+            checks = verdict["checks"]
+            right = sum(check["status"] == "passed" for check in checks)
+            mend = next((c["name"].replace("_", " ") for c in checks if c["status"] not in ("passed", "not_reached")), "")
+            mark = Text("✓", "green") if verdict["passed"] else Text("✗", "red")
             table.add_row(
-                mark, f"{topic.number} {topic.name}", f"{result.points}/{result.max_points}", f"{right}/{len(result.results)}", mend
+                mark, f"{topic.number} {topic.name}", f"{verdict['points']}/{verdict['max_points']}", f"{right}/{len(checks)}", mend
             )
         out.print(table)
-    return 0 if all(result.passed for result in results) else 1
+    return 0 if all(verdict["passed"] for verdict in verdicts) else 1
+
+
+@contextlib.contextmanager
+def progress_bar(total: int) -> Iterator[Callable[[], None]]:
+    """A bar on the terminal, gone at the end."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    with Progress(
+        TextColumn("checking"), BarColumn(), MofNCompleteColumn(), console=err, transient=True, disable=not err.is_terminal
+    ) as bar:
+        task = bar.add_task("", total=total)
+        yield lambda: bar.advance(task)
+
+
+@contextlib.contextmanager
+def grading() -> Iterator[Callable[[dict[str, Any]], dict[str, Any]]]:
+    """A function that grades: the resident process does, or this one, if that cannot be."""
+    from kata import warm
+
+    with contextlib.ExitStack() as opened:
+        here: list[Any] = []
+
+        def cold(request: dict[str, Any]) -> dict[str, Any]:
+            if not here:
+                started = opened.enter_context(runners())
+                from kata.service import Service
+
+                here.append(Service(started))
+            return dict(here[0].grade(request))
+
+        def grade(request: dict[str, Any]) -> dict[str, Any]:
+            if here or not warm.wanted():
+                return cold(request)
+            try:
+                return warm.grade(request)
+            except warm.Cold as why:
+                err.print(Text(f"graded without the warm process: {why}", "dim"), soft_wrap=True)
+                return cold(request)
+
+        yield grade
 
 
 @contextlib.contextmanager
@@ -139,16 +174,15 @@ def runners() -> Iterator[Starter]:
         raise Misuse(str(error)) from error
 
 
-def remember(topic: Topic, result: Verdict) -> progress.Record:
+def remember(topic: Topic, verdict: dict[str, Any]) -> None:
     """Note an attempt. A disk that is full costs the note, not the verdict."""
     records = progress.read(topic.root)
     record = records.setdefault(topic.name, progress.Record())
-    if any(r.status not in ("not_written", "not_reached") for r in result.results):
+    if any(check["status"] not in ("not_written", "not_reached") for check in verdict["checks"]):
         record.attempts += 1
-        record.points, record.max_points = result.points, result.max_points
-        record.passed = record.passed or result.passed
+        record.points, record.max_points = verdict["points"], verdict["max_points"]
+        record.passed = record.passed or verdict["passed"]
         note(topic, records)
-    return record
 
 
 def note(topic: Topic, records: dict[str, progress.Record]) -> None:
@@ -284,6 +318,14 @@ def matrix(topic: TopicName) -> int:
     from kata import matrix as matrices
 
     return matrices.show(out, found)
+
+
+@app.command()
+def stop() -> None:
+    """End the process that keeps PyTorch warm between checks."""
+    from kata import warm
+
+    out.print("stopped" if warm.stop() else "none was running")
 
 
 @app.command()

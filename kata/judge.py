@@ -45,14 +45,15 @@ class CannotLoad(Exception):
         self.status, self.message, self.traceback = status, message, traceback
 
 
-def grade(room: Room, file: Path, starter: Starter, seed: int = 0, wall: float = WALL_SECONDS) -> Verdict:
+def grade(room: Room, file: Path, starter: Starter, seed: int = 0, wall: float = WALL_SECONDS, shown: str = "") -> Verdict:
     """The verdict on one file. Whatever the file does, this returns.
 
     Args:
         seed: fresh inputs for each; the same inputs for the same.
         wall: seconds that a check, or loading the file, may take.
+        shown: how the verdict calls the file.
     """
-    shown = str(file)
+    shown = shown or str(file)
     try:
         source = read_answer(file)
         refuse_off_limits(file, source, room.topic.off_limits, public_names(room.solution))

@@ -96,8 +96,13 @@ class Zygote:
                 start_new_session=True,
             )
         self.ready = False
+        self.asking = threading.Lock()
 
     def ask(self, order: dict[str, Any], fds: tuple[int, ...] = ()) -> dict[str, Any]:
+        with self.asking:
+            return self.exchange(order, fds)
+
+    def exchange(self, order: dict[str, Any], fds: tuple[int, ...]) -> dict[str, Any]:
         try:
             if not self.ready:
                 self.control.settimeout(START_SECONDS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -15,6 +16,7 @@ from kata.inputs import Rung
 from kata.loading import load
 from kata.mistakes import Mistake, load_mistakes
 
+COMPUTING = threading.RLock()  # what runs in this process has one global generator
 REMEMBERED = 16_384  # outcomes on inputs that come again
 
 
@@ -35,13 +37,14 @@ class Room:
     def wanted(self, check: Check, rung: Rung, key: Any) -> tuple[dict[str, Any], Outcome]:
         """Inputs, and what a right answer gives on them; computed once for all answers."""
         place = (check.name, rung, key)
-        if place not in self.seen:
-            if len(self.seen) >= REMEMBERED:
-                self.seen.clear()
-            inputs = rung.inputs(check.inputs, key)
-            constant = check.wanted is not None
-            self.seen[place] = inputs, Value(check.wanted) if constant else check.run(self.reference, inputs)
-        return self.seen[place]
+        with COMPUTING:
+            if place not in self.seen:
+                if len(self.seen) >= REMEMBERED:
+                    self.seen.clear()
+                inputs = rung.inputs(check.inputs, key)
+                constant = check.wanted is not None
+                self.seen[place] = inputs, Value(check.wanted) if constant else check.run(self.reference, inputs)
+            return self.seen[place]
 
     @cached_property
     def seen(self) -> dict[Any, tuple[dict[str, Any], Outcome]]:
@@ -50,12 +53,13 @@ class Room:
     def outcome_of(self, mistake: Mistake, check: Check, rung: Rung, key: Any) -> Outcome:
         """What the check sees of a mistake; computed once for all answers."""
         place = (mistake.id, check.name, rung, key)
-        if place not in self.made:
-            if len(self.made) >= REMEMBERED:
-                self.made.clear()
-            inputs, _ = self.wanted(check, rung, key)
-            self.made[place] = check.run(mistake.implementation, inputs)
-        return self.made[place]
+        with COMPUTING:
+            if place not in self.made:
+                if len(self.made) >= REMEMBERED:
+                    self.made.clear()
+                inputs, _ = self.wanted(check, rung, key)
+                self.made[place] = check.run(mistake.implementation, inputs)
+            return self.made[place]
 
     def fails(self, mistake: Mistake, check: Check, rung: Rung, key: Any) -> bool:
         """Whether a mistake gives something else than a right answer; computed once for all answers."""

@@ -28,6 +28,7 @@ def main() -> None:
     torch.set_num_threads(1)
     readable = sandbox.readable_paths()
     gc.freeze()
+    runners: set[int] = set()
     control.send(b"{}")
     try:
         while True:
@@ -35,12 +36,17 @@ def main() -> None:
             if not request:
                 return
             order = json.loads(request)
-            reply = {"pid": fork(control, fds, readable)} if order["do"] == "fork" else {"status": reap(order["pid"])}
+            if order["do"] == "fork":
+                reply = {"pid": fork(control, fds, readable)}
+                runners.add(reply["pid"])
+            else:
+                runners.discard(order["pid"])
+                reply = {"status": reap(order["pid"], runners)}
             control.send(json.dumps(reply).encode())
     except (ConnectionError, BrokenPipeError):
         return
     finally:
-        kill_children()
+        kill_children(spared=set())
         os._exit(0)
 
 
@@ -61,8 +67,8 @@ def fork(control: socket.socket, fds: list[int], readable: list[str]) -> int:
     return pid
 
 
-def reap(pid: int) -> int:
-    """Wait status of a runner, which is killed if it does not end by itself; whatever it left goes too."""
+def reap(pid: int, others: set[int]) -> int:
+    """Wait status of a runner, which is killed if it does not end by itself; whatever it left goes too, other runners stay."""
     deadline = time.monotonic() + GRACE
     status = 0
     while time.monotonic() < deadline:
@@ -73,15 +79,15 @@ def reap(pid: int) -> int:
     else:
         os.kill(pid, signal.SIGKILL)
         _, status = os.waitpid(pid, 0)
-    kill_children()
+    kill_children(spared=others)
     return status
 
 
-def kill_children() -> None:
+def kill_children(spared: set[int]) -> None:
     """Kill what is left below this process: orphans become its children."""
     while True:
         with open(f"/proc/self/task/{os.getpid()}/children") as file:
-            children = [int(pid) for pid in file.read().split()]
+            children = [int(pid) for pid in file.read().split() if int(pid) not in spared]
         if not children:
             return
         for pid in children:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from kata.processes import Starter, starter
 from kata.verdict import Verdict
 
 torch.set_num_threads(1)
+os.environ["KATA_COLD"] = "1"  # the resident process has tests of its own
 
 
 @pytest.fixture(scope="session")
