@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -98,12 +101,18 @@ def check_one(topic: Topic, file: Path | None, seed: int, as_json: bool, everyth
 
 
 def check_many(topics: list[Topic], seed: int, as_json: bool) -> int:
-    verdicts = []
+    requests = [request_for(out, topic, topic.exercise, relative(topic.exercise), seed) for topic in topics]
+    pool = ThreadPoolExecutor(os.cpu_count())
     with grading() as grade, progress_bar(len(topics)) as advance:
-        for topic in topics:
-            verdicts.append(grade(request_for(out, topic, topic.exercise, relative(topic.exercise), seed))["verdict"])
-            remember(topic, verdicts[-1])
-            advance()
+        try:
+            graded = [pool.submit(grade, request) for request in requests]
+            for future in graded:
+                future.add_done_callback(lambda _: advance())
+            verdicts = [future.result()["verdict"] for future in graded]
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+    for topic, verdict in zip(topics, verdicts, strict=True):
+        remember(topic, verdict)
     if as_json:
         print(json.dumps(verdicts, indent=1))
     else:
@@ -141,13 +150,15 @@ def grading() -> Iterator[Callable[[dict[str, Any]], dict[str, Any]]]:
 
     with contextlib.ExitStack() as opened:
         here: list[Any] = []
+        opening = threading.Lock()
 
         def cold(request: dict[str, Any]) -> dict[str, Any]:
-            if not here:
-                started = opened.enter_context(runners())
-                from kata.service import Service
+            with opening:
+                if not here:
+                    started = opened.enter_context(runners())
+                    from kata.service import Service
 
-                here.append(Service(started))
+                    here.append(Service(started))
             return dict(here[0].grade(request))
 
         def grade(request: dict[str, Any]) -> dict[str, Any]:
