@@ -7,7 +7,7 @@ PINS   := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
 .SILENT:
-.PHONY: help check list hint reveal reset stop debug train matrix doctor new stubs test bench clean
+.PHONY: help check list hint reveal reset watch stop debug train matrix doctor new stubs test bench clean
 
 help: ## print these lines
 	awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
@@ -46,6 +46,9 @@ reveal: $(VENV)/.ready ## the solution, after an attempt of your own: TOPIC= [FO
 
 reset: $(VENV)/.ready ## bring the stub back, keeping a copy of your work: TOPIC= [YES=1]
 	$(PY) -m kata reset $(TOPIC) $(if $(YES),--yes)
+
+watch: $(VENV)/.ready ## grade at every save: [TOPIC=]
+	$(PY) -m kata watch $(TOPIC)
 
 stop: $(VENV)/.ready ## end the process that keeps PyTorch warm between checks
 	$(PY) -m kata stop

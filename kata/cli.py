@@ -92,7 +92,7 @@ def check_one(topic: Topic, file: Path | None, seed: int, as_json: bool, everyth
     with grading() as grade:
         reply = grade(request_for(out, topic, answer, relative(answer), seed, hints_left, everything))
     if file is None:
-        remember(topic, reply["verdict"])
+        progress.remember(topic, reply["verdict"])
     if as_json:
         print(json.dumps(reply["verdict"], indent=1))
     else:
@@ -112,7 +112,7 @@ def check_many(topics: list[Topic], seed: int, as_json: bool) -> int:
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
     for topic, verdict in zip(topics, verdicts, strict=True):
-        remember(topic, verdict)
+        progress.remember(topic, verdict)
     if as_json:
         print(json.dumps(verdicts, indent=1))
     else:
@@ -143,16 +143,39 @@ def progress_bar(total: int) -> Iterator[Callable[[], None]]:
         yield lambda: bar.advance(task)
 
 
+Grade = Callable[[dict[str, Any]], dict[str, Any]]
+
+
 @contextlib.contextmanager
-def grading() -> Iterator[Callable[[dict[str, Any]], dict[str, Any]]]:
+def grading() -> Iterator[Grade]:
     """A function that grades: the resident process does, or this one, if that cannot be."""
     from kata import warm
 
+    with grading_here() as cold:
+        told = threading.Event()
+
+        def grade(request: dict[str, Any]) -> dict[str, Any]:
+            if told.is_set() or not warm.wanted():
+                return cold(request)
+            try:
+                return warm.grade(request)
+            except warm.Cold as why:
+                if not told.is_set():
+                    told.set()
+                    err.print(Text(f"graded without the warm process: {why}", "dim"), soft_wrap=True)
+                return cold(request)
+
+        yield grade
+
+
+@contextlib.contextmanager
+def grading_here() -> Iterator[Grade]:
+    """A function that grades in this process, which imports PyTorch when it is first called."""
     with contextlib.ExitStack() as opened:
         here: list[Any] = []
         opening = threading.Lock()
 
-        def cold(request: dict[str, Any]) -> dict[str, Any]:
+        def grade(request: dict[str, Any]) -> dict[str, Any]:
             with opening:
                 if not here:
                     started = opened.enter_context(runners())
@@ -160,15 +183,6 @@ def grading() -> Iterator[Callable[[dict[str, Any]], dict[str, Any]]]:
 
                     here.append(Service(started))
             return dict(here[0].grade(request))
-
-        def grade(request: dict[str, Any]) -> dict[str, Any]:
-            if here or not warm.wanted():
-                return cold(request)
-            try:
-                return warm.grade(request)
-            except warm.Cold as why:
-                err.print(Text(f"graded without the warm process: {why}", "dim"), soft_wrap=True)
-                return cold(request)
 
         yield grade
 
@@ -183,24 +197,6 @@ def runners() -> Iterator[Starter]:
             yield started
     except CannotStart as error:
         raise Misuse(str(error)) from error
-
-
-def remember(topic: Topic, verdict: dict[str, Any]) -> None:
-    """Note an attempt. A disk that is full costs the note, not the verdict."""
-    records = progress.read(topic.root)
-    record = records.setdefault(topic.name, progress.Record())
-    if any(check["status"] not in ("not_written", "not_reached") for check in verdict["checks"]):
-        record.attempts += 1
-        record.points, record.max_points = verdict["points"], verdict["max_points"]
-        record.passed = record.passed or verdict["passed"]
-        note(topic, records)
-
-
-def note(topic: Topic, records: dict[str, progress.Record]) -> None:
-    try:
-        progress.write(topic.root, records)
-    except OSError as error:
-        err.print(f"your progress could not be noted under {progress.FOLDER}/: {error.strerror}", style="dim")
 
 
 @app.command("list")
@@ -230,21 +226,7 @@ def journey(curriculum: Curriculum) -> Table:
 @app.command()
 def hint(topic: TopicName) -> None:
     """One more hint each time."""
-    found = load_curriculum().find(topic)
-    records = progress.read(found.root)
-    record = records.setdefault(found.name, progress.Record())
-    total = len(found.hints)
-    if record.hints >= total:
-        out.print(f"All {total} hints have been given:")
-        for number, text in enumerate(found.hints, 1):
-            out.print(Text(f"\n{number}. {text}"))
-        out.print(f"\n`make reveal TOPIC={found.name}` shows the solution.")
-        return
-    record.hints += 1
-    note(found, records)
-    left = total - record.hints
-    out.print(Text(f"Hint {record.hints} of {total}: {found.hints[record.hints - 1]}"))
-    out.print(Text(f"{left} left." if left else "That was the last one.", "dim"))
+    out.print(progress.next_hint(load_curriculum().find(topic)))
 
 
 @app.command()
@@ -329,6 +311,18 @@ def matrix(topic: TopicName) -> int:
     from kata import matrix as matrices
 
     return matrices.show(out, found)
+
+
+@app.command()
+def watch(
+    topic: Annotated[str | None, typer.Argument(metavar="[TOPIC]", help="One topic; without it, whichever you save.")] = None,
+) -> int:
+    """Grade at every save, until you press q."""
+    from kata import watch as watching
+
+    curriculum = load_curriculum()
+    with grading_here() as cold:
+        return watching.start(out, curriculum, curriculum.find(topic) if topic else None, cold)
 
 
 @app.command()

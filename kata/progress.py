@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import tempfile
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
+
+from rich.text import Text
 
 from kata.curriculum import Topic
 from kata.stubs import cut
@@ -65,6 +69,39 @@ def write(root: Path, records: dict[str, Record]) -> None:
     except OSError:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def remember(topic: Topic, verdict: dict[str, Any]) -> None:
+    """Note an attempt. A disk that is full costs the note, not the verdict."""
+    records = read(topic.root)
+    record = records.setdefault(topic.name, Record())
+    if any(check["status"] not in ("not_written", "not_reached") for check in verdict["checks"]):
+        record.attempts += 1
+        record.points, record.max_points = verdict["points"], verdict["max_points"]
+        record.passed = record.passed or verdict["passed"]
+        note(topic, records)
+
+
+def next_hint(topic: Topic) -> Text:
+    """One more hint each time, all of them when there is no other."""
+    records = read(topic.root)
+    record = records.setdefault(topic.name, Record())
+    total = len(topic.hints)
+    if record.hints >= total:
+        listed = "".join(f"\n{number}. {text}\n" for number, text in enumerate(topic.hints, 1))
+        return Text(f"All {total} hints have been given:\n{listed}\n`make reveal TOPIC={topic.name}` shows the solution.")
+    record.hints += 1
+    note(topic, records)
+    left = total - record.hints
+    said = f"Hint {record.hints} of {total}: {topic.hints[record.hints - 1]}\n"
+    return Text(said) + Text(f"{left} left." if left else "That was the last one.", "dim")
+
+
+def note(topic: Topic, records: dict[str, Record]) -> None:
+    try:
+        write(topic.root, records)
+    except OSError as error:
+        print(f"your progress could not be noted under {FOLDER}/: {error.strerror}", file=sys.stderr)
 
 
 def back_up(topic: Topic) -> Path:

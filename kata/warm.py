@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -34,15 +35,20 @@ def wanted() -> bool:
     return os.environ.get("KATA_COLD") != "1" and "KATA_START" not in os.environ and fcntl is not None and hasattr(socket, "AF_UNIX")
 
 
-def grade(request: dict[str, Any]) -> dict[str, Any]:
+def grade(request: dict[str, Any], connected: Callable[[socket.socket], None] = lambda peer: None) -> dict[str, Any]:
     """The resident's reply to a `request_for`.
+
+    Args:
+        connected: is told the connection, which may be shut down to stop the grading.
 
     Raises:
         Cold: grade without it.
     """
     order = {"do": "grade", "fingerprint": fingerprint(), "grade": request}
     for _ in range(2):
-        reply = ask(connection(), order)
+        peer = connection()
+        connected(peer)
+        reply = ask(peer, order)
         if "error" in reply:
             raise Cold(reply["error"])
         if "gone" not in reply:

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from rooms import ROOMS
 
-from kata import cli, progress
+from kata import progress
 from kata.answer import MAX_SOURCE
 from kata.curriculum import ROOT, CurriculumError, load_curriculum
 from kata.judge import grade
@@ -160,7 +160,7 @@ def test_a_full_disk_costs_the_note_and_not_the_verdict(
 ) -> None:
     topic = replace(ROOMS["attention"].topic, root=tmp_path)
     verdict = verdict_on("attention", RIGHT)
-    cli.remember(topic, to_json(verdict))
+    progress.remember(topic, to_json(verdict))
     before = progress.read(tmp_path)
     assert before["attention"].passed
 
@@ -168,7 +168,7 @@ def test_a_full_disk_costs_the_note_and_not_the_verdict(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "replace", full)
-    cli.remember(topic, to_json(verdict))
+    progress.remember(topic, to_json(verdict))
     assert "No space left on device" in capsys.readouterr().err
     assert progress.read(tmp_path) == before
     assert [file.name for file in (tmp_path / ".kata").iterdir()] == ["progress.json"]
