@@ -18,6 +18,8 @@ from kata.loading import load
 from kata.weights import number_from
 from kata.wire import Malformed
 
+UNUSABLE = "kata.Unusable"  # the check itself raised
+
 
 @dataclass(frozen=True, eq=False)
 class Check:
@@ -51,7 +53,7 @@ class Check:
             raise
         except Exception as error:  # the check stumbles over what it was given; on the reference our tests would see it
             came = describe(implementation._channel.last)
-            return Raised(("kata.Unusable",), f"{came} came back, and the check cannot go on with it: {error}")
+            return Raised((UNUSABLE,), f"{came} came back, and the check cannot go on with it: {error}")
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from kata.checks import Check, load_checks
-from kata.compare import Outcome, Value, compare
+from kata.checks import UNUSABLE, Check, load_checks
+from kata.compare import Outcome, Raised, Value, compare
 from kata.curriculum import Topic
 from kata.host import Local
 from kata.implementation import Implementation
@@ -42,8 +42,10 @@ class Room:
                 if len(self.seen) >= REMEMBERED:
                     self.seen.clear()
                 inputs = rung.inputs(check.inputs, key)
-                constant = check.wanted is not None
-                self.seen[place] = inputs, Value(check.wanted) if constant else check.run(self.reference, inputs)
+                outcome = check.run(self.reference, inputs) if check.wanted is None else Value(check.wanted)
+                if isinstance(outcome, Raised) and outcome.types[0] == UNUSABLE:  # else an answer over which it stumbles too would pass
+                    raise RuntimeError(f"the check {check.name} stumbles over the reference: {outcome.message}")
+                self.seen[place] = inputs, outcome
             return self.seen[place]
 
     @cached_property

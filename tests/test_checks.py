@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
+from rooms import ROOMS
 
 from kata.checks import check
 from kata.compare import Raised, Value
@@ -235,3 +237,10 @@ def test_a_check_whose_inputs_do_not_fit_or_that_says_nothing_is_refused() -> No
         @check()
         def silent(impl):
             pass
+
+
+def test_a_check_that_stumbles_over_the_reference_is_told() -> None:
+    room = ROOMS["attention"]
+    broken = replace(room.checks[0], function=lambda impl, **inputs: 1 / 0)
+    with pytest.raises(RuntimeError, match="stumbles over the reference"):
+        room.wanted(broken, broken.rungs[0], "a key of its own")
