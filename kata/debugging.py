@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.text import Text
 
 from kata.answer import Unreadable, read_answer
+from kata.checks import Check
+from kata.compare import Outcome
 from kata.curriculum import Topic
 from kata.host import Local
 from kata.implementation import Implementation
+from kata.inputs import Rung
 from kata.judge import explain_failure, first_failure
 from kata.loading import load
 from kata.room import Room
@@ -35,7 +39,10 @@ def debug(console: Console, topic: Topic, name: str, file: Path | None = None) -
         console.print(Text(str(error)))
         return 1
     answer = Implementation(Local(load(source, path.resolve(), "answer")))
-    seen = lambda check, rung, key: check.run(answer, room.wanted(check, rung, key)[0])  # noqa: E731
+
+    def seen(check: Check, rung: Rung, key: Any) -> Outcome:
+        return check.run(answer, room.wanted(check, rung, key)[0])
+
     failure = first_failure(room, check, seen, ("check", 0, check.name))
     if failure is None:
         console.print(Text(f"✓ {check.says}", "green"))

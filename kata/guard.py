@@ -73,6 +73,7 @@ class Guard:
         owner, _, attribute = name.rpartition(".")
         value = resolve(name)
         if isinstance(value, type):
+            # Both checkers forbid this for good reasons; here the class itself is to be changed, subclasses too.
             setattr(value, "__init__", self.refusing(value.__init__, name, why))  # type: ignore[misc]  # noqa: B010
         elif callable(value):
             setattr(resolve(owner), attribute, self.refusing(value, name, why))

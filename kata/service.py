@@ -34,8 +34,9 @@ class Service:
         room, alone = self.room(topic)
         with alone:  # one answer at a time in a room
             result = judge.grade(room, Path(request["file"]), starter or self.starter, request["seed"], shown=request["shown"])
+        text = io.StringIO()
         console = Console(
-            file=io.StringIO(),
+            file=text,
             width=request["width"],
             force_terminal=request["color"] is not None,
             color_system=request["color"],
@@ -43,7 +44,7 @@ class Service:
             markup=False,
         )
         terminal.show(console, result, topic, request["hints_left"], request["everything"])
-        return {"verdict": verdict.to_json(result), "text": console.file.getvalue()}  # type: ignore[attr-defined]
+        return {"verdict": verdict.to_json(result), "text": text.getvalue()}
 
     def room(self, topic: Topic) -> tuple[Room, threading.Lock]:
         """The topic's room, opened afresh when a file of it has changed."""
