@@ -74,15 +74,17 @@ class Guard:
         value = resolve(name)
         if isinstance(value, type):
             # Both checkers forbid this for good reasons; here the class itself is to be changed, subclasses too.
-            setattr(value, "__init__", self.refusing(value.__init__, name, why))  # type: ignore[misc]  # noqa: B010
+            setattr(value, "__init__", self.refusing(None, name, why))  # noqa: B010
         elif callable(value):
-            setattr(resolve(owner), attribute, self.refusing(value, name, why))
+            needed = name.startswith(("torch.autograd.", "torch.Tensor.backward"))  # by the checks' own gradients
+            setattr(resolve(owner), attribute, self.refusing(value if needed else None, name, why))
 
-    def refusing(self, original: Callable[..., Any], name: str, why: str) -> Callable[..., Any]:
+    def refusing(self, original: Callable[..., Any] | None, name: str, why: str) -> Callable[..., Any]:
         def function(*args: Any, **kwargs: Any) -> Any:
-            if self.watching:
+            if self.watching or original is None:  # what is not held cannot be dug out
                 self.refuse(name, why)
-            return original(*args, **kwargs)  # the checks' own call
+            else:
+                return original(*args, **kwargs)
 
         return function
 
