@@ -7,7 +7,6 @@ import json
 import os
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -101,6 +100,8 @@ def check_one(topic: Topic, file: Path | None, seed: int, as_json: bool, everyth
 
 
 def check_many(topics: list[Topic], seed: int, as_json: bool) -> int:
+    from concurrent.futures import ThreadPoolExecutor
+
     requests = [request_for(out, topic, topic.exercise, relative(topic.exercise), seed) for topic in topics]
     pool = ThreadPoolExecutor(os.cpu_count())
     with grading() as grade, progress_bar(len(topics)) as advance:
@@ -133,14 +134,21 @@ def check_many(topics: list[Topic], seed: int, as_json: bool) -> int:
 
 @contextlib.contextmanager
 def progress_bar(total: int) -> Iterator[Callable[[], None]]:
-    """A bar on the terminal, gone at the end."""
+    """A bar on the terminal where it lasts longer than a second, gone at the end."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-    with Progress(
-        TextColumn("checking"), BarColumn(), MofNCompleteColumn(), console=err, transient=True, disable=not err.is_terminal
-    ) as bar:
-        task = bar.add_task("", total=total)
+    columns = TextColumn("checking"), BarColumn(), MofNCompleteColumn()
+    bar = Progress(*columns, console=err, transient=True, disable=not err.is_terminal)
+    task = bar.add_task("", total=total)
+    patience = threading.Timer(1.0, bar.start)
+    patience.daemon = True
+    patience.start()
+    try:
         yield lambda: bar.advance(task)
+    finally:
+        patience.cancel()
+        patience.join()
+        bar.stop()
 
 
 Grade = Callable[[dict[str, Any]], dict[str, Any]]

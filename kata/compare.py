@@ -18,7 +18,7 @@ from kata.implementation import Method, Object
 # (relative, absolute): wide enough for another order of summation or for
 # statistics in float32, far narrower than any mistake we know.
 TOLERANCES = {
-    torch.float64: (1e-5, 1e-6),
+    torch.float64: (1e-5, 1e-5),
     torch.float32: (1e-4, 1e-5),
     torch.float16: (5e-3, 5e-3),
     torch.bfloat16: (2e-2, 2e-2),

@@ -62,13 +62,17 @@ def grade(room: Room, file: Path, starter: Starter, seed: int = 0, wall: float =
     return grade_answer(room, Learner(starter, source, str(file.resolve()), room.topic.off_limits, wall), shown, seed)
 
 
-def grade_answer(room: Room, learner: Answer, shown: str, seed: int = 0) -> Verdict:
-    """The verdict on an answer that is called `shown`: all checks in order, then the names of mistakes."""
+def grade_answer(room: Room, learner: Answer, shown: str, seed: int = 0, to_the_end: bool = True) -> Verdict:
+    """The verdict on an answer that is called `shown`: all checks in order, then the names of mistakes.
+
+    Args:
+        to_the_end: go on after the first failure; else the rest is not reached.
+    """
     results: dict[str, Result] = {}
     failures: dict[str, tuple[Failure, Failure]] = {}
     try:
         for check in room.checks:
-            unmet = [name for name in check.after if results[name].status != "passed"]
+            unmet = [name for name in (check.after if to_the_end else results) if results[name].status != "passed"]
             if unmet:
                 missing = ", ".join(f"`{name}`" for name in unmet)
                 results[check.name] = result_of(check, "not_reached", f"first make {missing} pass")

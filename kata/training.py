@@ -46,7 +46,8 @@ def train(
     torch.manual_seed(seed)
     model.train()
     weights = [p for p in model.parameters() if p.requires_grad]
-    moments = [(torch.zeros_like(p), torch.zeros_like(p)) for p in weights]
+    count = sum(p.numel() for p in weights)
+    moments = torch.zeros(count), torch.zeros(count)
     losses = []
     for step, rows in enumerate(picks):
         *inputs, targets = (tensor[rows] for tensor in data)
@@ -66,15 +67,15 @@ def rate(step: int, steps: int, highest: float) -> float:
     return highest * min((step + 1) / warmup, (steps - step) / (steps - warmup + 1))
 
 
-def update(weights: list[Tensor], gradients: Any, moments: list[tuple[Tensor, Tensor]], step: int, lr: float) -> None:
-    """One step of Adam under a global norm; a weight without gradient stays."""
-    norm = torch.stack([g.norm() for g in gradients if g is not None]).norm()
-    scale = (MAX_NORM / (norm + 1e-6)).clamp(max=1.0)
-    for weight, gradient, (first, second) in zip(weights, gradients, moments, strict=True):
-        if gradient is None:
-            continue
-        gradient = gradient * scale
-        first.lerp_(gradient, 1 - BETAS[0])
-        second.lerp_(gradient.square(), 1 - BETAS[1])
-        corrected = (second / (1 - BETAS[1] ** (step + 1))).sqrt() + EPS
-        weight.data.addcdiv_(first / (1 - BETAS[0] ** (step + 1)), corrected, value=-lr)
+def update(weights: list[Tensor], gradients: Any, moments: tuple[Tensor, Tensor], step: int, lr: float) -> None:
+    """One step of Adam under a global norm, all weights as one vector; a weight without gradient stays."""
+    gradient = torch.cat([torch.zeros(w.numel()) if g is None else g.flatten() for w, g in zip(weights, gradients, strict=True)])
+    gradient *= (MAX_NORM / (gradient.norm() + 1e-6)).clamp(max=1.0)
+    first, second = moments
+    first.lerp_(gradient, 1 - BETAS[0])
+    second.lerp_(gradient.square(), 1 - BETAS[1])
+    corrected = (second / (1 - BETAS[1] ** (step + 1))).sqrt() + EPS
+    change = first / corrected * (-lr / (1 - BETAS[0] ** (step + 1)))
+    with torch.no_grad():
+        for weight, part in zip(weights, change.split([w.numel() for w in weights]), strict=True):
+            weight += part.view(weight.shape)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,11 +11,22 @@ import torch
 from torch import Tensor
 
 
-@functools.lru_cache(4096)  # an answer often has the reference's names, a known mistake nearly always
+LONG = 2**19
+NUMBERS = torch.randn(LONG, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
 def drawn(name: str, shape: tuple[int, ...], seed: int) -> Tensor:
-    """N(0, 1 / fan-in) for matrices, N(0, 1) for vectors; not to be changed."""
-    generator = torch.Generator().manual_seed(number_from(seed, name, *shape))
-    values = torch.randn(shape, generator=generator, dtype=torch.float64)
+    """N(0, 1 / fan-in) for matrices, N(0, 1) for vectors; not to be changed.
+
+    Each is a stretch of one long row of numbers, from a place that hangs on
+    all three: a generator for each parameter cost more than the model.
+    """
+    place, count = number_from(seed, name, *shape), math.prod(shape)
+    if count < LONG:
+        start = place % (LONG - count)
+        values = NUMBERS[start : start + count].view(shape)
+    else:
+        values = torch.randn(shape, generator=torch.Generator().manual_seed(place), dtype=torch.float64)
     return values / shape[-1] ** 0.5 if len(shape) > 1 else values
 
 
@@ -28,7 +39,7 @@ def set_weights(module: torch.nn.Module, seed: int, dtype: torch.dtype, constant
     module.to(dtype)
     with torch.no_grad():
         for name, parameter in module.named_parameters(remove_duplicate=False):
-            number = next((value for part, value in constant.items() if part in name), None)
+            number = next((constant[part] for part in constant if part in name), None)
             if number is None:
                 parameter.copy_(drawn(name, tuple(parameter.shape), seed))
             else:

@@ -32,9 +32,8 @@ RIGHT = [case(topic, file, id=f"-{file.stem}") for topic in TOPICS for file in s
 
 @pytest.mark.parametrize("topic", EACH)
 def test_reference_gets_full_marks(topic: str, verdict_on: Grade) -> None:
-    for seed in SEEDS:
-        verdict = verdict_on(topic, ROOMS[topic].solution, seed)
-        assert verdict.passed, verdict.first_failure
+    verdict = verdict_on(topic, ROOMS[topic].solution)
+    assert verdict.passed, verdict.first_failure
 
 
 @pytest.mark.parametrize("topic", EACH)
@@ -60,7 +59,7 @@ def test_there_are_enough_answers_and_mistakes(topic: str) -> None:
 
 @pytest.mark.parametrize("topic, mistake", MISTAKES)
 def test_mistake_loses_points_and_is_named(topic: str, mistake: Mistake) -> None:
-    loses_points_and_is_named(topic, mistake, grade_answer(ROOMS[topic], Rehearsal(mistake), mistake.id))
+    loses_points_and_is_named(topic, mistake, grade_answer(ROOMS[topic], Rehearsal(mistake), mistake.id, to_the_end=False))
 
 
 @pytest.mark.parametrize("topic, mistake", MISTAKES[::16])

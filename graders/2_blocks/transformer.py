@@ -577,12 +577,20 @@ def noisy_reversals(number, seed):
 
 @check(
     points=2,
-    after=(
-        gradients_reach_all_weights,
+    after=(  # all that is known of the model: a wrong one is told at once, and not after training
+        forward_is_decode_of_encode,
+        logits_are_logits,
+        samples_do_not_see_each_other,
         order_of_the_target_matters,
+        memory_sees_the_whole_source,
         order_of_the_source_matters,
         padding_of_the_source_changes_nothing,
-        logits_are_logits,
+        padding_of_the_target_changes_nothing,
+        residuals_run_past_everything,
+        sublayers_are_normalised,
+        target_token_attends_to_itself,
+        each_layer_has_its_own_weights,
+        heads_are_used_everywhere,
     ),
     wanted="the source is understood",
     slow=True,
