@@ -8,7 +8,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -16,11 +16,9 @@ from rich.table import Table
 from rich.text import Text
 
 from kata import progress
+from kata.asking import Misuse, grading, grading_here, runners
 from kata.curriculum import Curriculum, CurriculumError, Topic, load_curriculum
 from kata.request import request_for
-
-if TYPE_CHECKING:
-    from kata.processes import Starter
 
 app = typer.Typer(
     add_completion=False,
@@ -33,10 +31,6 @@ out = Console(highlight=False, markup=False)
 err = Console(stderr=True, highlight=False, markup=False)
 
 TopicName = Annotated[str, typer.Argument(metavar="TOPIC", help="A topic's name, such as attention.")]
-
-
-class Misuse(Exception):
-    """The command was given something that it cannot use."""
 
 
 def run(arguments: list[str]) -> int:
@@ -66,30 +60,35 @@ def check(
     as_json: Annotated[bool, typer.Option("--json", help="Print the verdict for machines.")] = False,
     seed: Annotated[int, typer.Option(help="Other numbers in the inputs.")] = 0,
     everything: Annotated[bool, typer.Option("--all", help="Every failure in full; without TOPIC, every topic.")] = False,
+    notebook: Annotated[bool, typer.Option("--notebook", help="Grade the cells of the topic's notebook, or of FILE.")] = False,
 ) -> int:
     """Grade an answer and say what is right, what is not, and why."""
     curriculum = load_curriculum()
     if topic is None:
-        if file is not None:
-            raise Misuse("--file needs a TOPIC: which one is it an answer to?")
+        if file is not None or notebook:
+            raise Misuse("--file and --notebook need a TOPIC: which one is it an answer to?")
         chosen = [t for t in curriculum.topics if everything or progress.started(t)]
         if not chosen:
             first = curriculum.topics[0]
             out.print(f"Nothing is started yet. Open {relative(first.exercise)}, then `make check TOPIC={first.name}`.")
             return 0
         return check_many(chosen, seed, as_json)
-    return check_one(curriculum.find(topic), file, seed, as_json, everything)
+    return check_one(curriculum.find(topic), file, seed, as_json, everything, notebook)
 
 
-def check_one(topic: Topic, file: Path | None, seed: int, as_json: bool, everything: bool) -> int:
+def check_one(topic: Topic, file: Path | None, seed: int, as_json: bool, everything: bool, notebook: bool) -> int:
     if file is not None and not file.exists():
         raise Misuse(f"there is no file {file}")
-    answer = file or topic.exercise
+    answer = shown = file or (topic.notebook if notebook else topic.exercise)
+    if notebook:
+        from kata.cells import code_of, written
+
+        answer = written(topic, code_of(shown))
     hints_left = len(topic.hints)
     if file is None:
         hints_left -= progress.read(topic.root).get(topic.name, progress.Record()).hints
-    with grading() as grade:
-        reply = grade(request_for(out, topic, answer, relative(answer), seed, hints_left, everything))
+    with grading(notice) as grade:
+        reply = grade(request_for(out, topic, answer, relative(shown), seed, hints_left, everything))
     if file is None:
         progress.remember(topic, reply["verdict"])
     if as_json:
@@ -104,7 +103,7 @@ def check_many(topics: list[Topic], seed: int, as_json: bool) -> int:
 
     requests = [request_for(out, topic, topic.exercise, relative(topic.exercise), seed) for topic in topics]
     pool = ThreadPoolExecutor(os.cpu_count())
-    with grading() as grade, progress_bar(len(topics)) as advance:
+    with grading(notice) as grade, progress_bar(len(topics)) as advance:
         try:
             graded = [pool.submit(grade, request) for request in requests]
             for future in graded:
@@ -149,62 +148,6 @@ def progress_bar(total: int) -> Iterator[Callable[[], None]]:
         patience.cancel()
         patience.join()
         bar.stop()
-
-
-Grade = Callable[[dict[str, Any]], dict[str, Any]]
-
-
-@contextlib.contextmanager
-def grading() -> Iterator[Grade]:
-    """A function that grades: the resident process does, or this one, if that cannot be."""
-    from kata import warm
-
-    with grading_here() as cold:
-        told = threading.Event()
-
-        def grade(request: dict[str, Any]) -> dict[str, Any]:
-            if told.is_set() or not warm.wanted():
-                return cold(request)
-            try:
-                return warm.grade(request)
-            except warm.Cold as why:
-                if not told.is_set():
-                    told.set()
-                    err.print(Text(f"graded without the warm process: {why}", "dim"), soft_wrap=True)
-                return cold(request)
-
-        yield grade
-
-
-@contextlib.contextmanager
-def grading_here() -> Iterator[Grade]:
-    """A function that grades in this process, which imports PyTorch when it is first called."""
-    with contextlib.ExitStack() as opened:
-        here: list[Any] = []
-        opening = threading.Lock()
-
-        def grade(request: dict[str, Any]) -> dict[str, Any]:
-            with opening:
-                if not here:
-                    started = opened.enter_context(runners())
-                    from kata.service import Service
-
-                    here.append(Service(started))
-            return dict(here[0].grade(request))
-
-        yield grade
-
-
-@contextlib.contextmanager
-def runners() -> Iterator[Starter]:
-    """Something that starts runners; it begins to import PyTorch while we do."""
-    from kata.processes import CannotStart, starter
-
-    try:
-        with contextlib.closing(starter()) as started:
-            yield started
-    except CannotStart as error:
-        raise Misuse(str(error)) from error
 
 
 @app.command("list")
@@ -289,6 +232,21 @@ def stubs() -> int:
 
 
 @app.command()
+def lessons(topic: Annotated[str | None, typer.Argument(metavar="[TOPIC]", help="One lesson; without it, all.")] = None) -> int:
+    """Build the notebooks from lessons/, run them, and save them with their outputs; for developers."""
+    curriculum = load_curriculum()
+    from kata import lessons as building
+
+    for each in [curriculum.find(topic)] if topic else curriculum.topics:
+        try:
+            building.write(each, curriculum)
+        except building.LessonError as error:
+            raise Misuse(str(error)) from error
+        out.print(relative(each.notebook))
+    return 0
+
+
+@app.command()
 def debug(topic: TopicName, name: Annotated[str, typer.Argument(metavar="CHECK", help="A check's name.")]) -> int:
     """Run one check in this process, so that breakpoints work."""
     found = load_curriculum().find(topic)
@@ -357,6 +315,10 @@ def new(path: Annotated[str, typer.Argument(metavar="CHAPTER/TOPIC", help="Such 
 
     for line in layout.new_topic(path):
         out.print(Text(line))
+
+
+def notice(text: str) -> None:
+    err.print(Text(text, "dim"), soft_wrap=True)
 
 
 def relative(path: Path) -> Path:

@@ -65,6 +65,18 @@ class Topic:
     def grader(self) -> Path:
         return self.root / "graders" / f"{self.path}.py"
 
+    @property
+    def lesson(self) -> Path:
+        return self.root / "lessons" / f"{self.path}.md"
+
+    @property
+    def notebook(self) -> Path:
+        return self.exercise.parent / f"{self.number} {self.title}.ipynb"
+
+    @property
+    def recorded(self) -> Path:
+        return self.root / "recorded" / f"{self.path}.safetensors"
+
 
 @dataclass(frozen=True)
 class Curriculum:

@@ -8,6 +8,9 @@ cut replaces source lines, so comments and layout of the rest survive.
 from __future__ import annotations
 
 import ast
+import json
+
+from kata.curriculum import Topic
 
 GIVEN = "# given"
 Definition = ast.FunctionDef | ast.AsyncFunctionDef
@@ -17,6 +20,13 @@ def public_names(source: str) -> list[str]:
     """The names that a solution's file defines for others: its contract."""
     body = ast.parse(source).body
     return [n.name for n in body if isinstance(n, (Definition, ast.ClassDef)) and not n.name.startswith("_")]
+
+
+def names_of(topic: Topic) -> list[str]:
+    """The names that a topic asks for."""
+    if topic.solution.exists():
+        return public_names(topic.solution.read_text(encoding="utf-8"))
+    return list(json.loads(topic.recorded.with_suffix(".json").read_text(encoding="utf-8"))["names"])
 
 
 def cut(source: str) -> str:

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-
 LONG = 2**19
 NUMBERS = torch.randn(LONG, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 

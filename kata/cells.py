@@ -1,0 +1,146 @@
+"""The answer that cells of a notebook hold: what the topic's names need, and nothing else of the notebook."""
+
+from __future__ import annotations
+
+import ast
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from kata import progress
+from kata.asking import Misuse
+from kata.curriculum import Topic
+from kata.stubs import names_of
+
+MAGIC = ("%", "!", "?")
+CELLS = "cells"  # the folder below .kata that holds the answers of notebooks
+
+
+@dataclass(frozen=True)
+class Statement:
+    """A piece of a cell's top level, and the names that it binds, changes and reads."""
+
+    source: str
+    binds: frozenset[str]
+    changes: frozenset[str]  # parts of what is bound already
+    reads: frozenset[str]
+    star: bool  # imports whatever there is
+
+
+class NoPython(Exception):
+    """A cell that defines what is asked for cannot be parsed."""
+
+
+def written(topic: Topic, cells: Iterable[str]) -> Path:
+    """The answer in these cells, as a file below .kata.
+
+    Raises:
+        Misuse: they define nothing that the topic asks for, or cannot be read or kept.
+    """
+    names = names_of(topic)
+    try:
+        source = answer_in(cells, names)
+        if not source.strip():
+            raise Misuse(f"none of {', '.join(names)} is defined: run the cells that hold them first")
+        file = topic.root / progress.FOLDER / CELLS / f"{topic.name}.py"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(source, encoding="utf-8")
+    except NoPython as error:
+        raise Misuse(str(error)) from error
+    except OSError as error:
+        raise Misuse(f"the answer of the cells cannot be kept in {error.filename}: {error.strerror}") from error
+    return file
+
+
+def code_of(file: Path) -> list[str]:
+    """The code cells of a notebook, from top to bottom.
+
+    Raises:
+        Misuse: it cannot be read.
+    """
+    try:
+        cells = json.loads(file.read_text(encoding="utf-8"))["cells"]
+        return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    except OSError as error:
+        raise Misuse(f"{file} cannot be read: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise Misuse(f"{file} is no notebook of version 4: {error}") from error
+
+
+def answer_in(cells: Iterable[str], names: Sequence[str]) -> str:
+    """A file that defines the names as the cells do, run from first to last: the last definition counts.
+
+    Statements that only print, draw or try things out stay behind.
+
+    Raises:
+        NoPython: a cell that seems to define one of the names is not legal Python.
+    """
+    statements = [statement for cell in cells for statement in statements_of(cell, names)]
+    makers: dict[str, list[int]] = {}  # where a name is bound last, and where what it stands for is changed since
+    for place, statement in enumerate(statements):
+        for name in statement.changes:
+            makers.setdefault(name, []).append(place)
+        for name in statement.binds:
+            makers[name] = [place]
+    needed: set[int] = set()
+    waiting = [place for name in names for place in makers.get(name, ())]
+    waiting += [place for place, statement in enumerate(statements) if statement.star]
+    while waiting:
+        place = waiting.pop()
+        if place not in needed:
+            needed.add(place)
+            waiting += [maker for name in statements[place].reads for maker in makers.get(name, ())]
+    return "\n\n\n".join(statements[place].source for place in sorted(needed)) + "\n"
+
+
+def statements_of(cell: str, names: Sequence[str]) -> Iterator[Statement]:
+    """The top level of a cell; a cell that is no Python has none."""
+    if cell.lstrip().startswith("%%"):
+        return
+    lines = ["" if line.startswith(MAGIC) else line for line in cell.splitlines()]
+    try:
+        tree = ast.parse("\n".join(lines))
+    except (SyntaxError, ValueError) as error:
+        if any(f"def {name}" in cell or f"class {name}" in cell for name in names):
+            raise NoPython(f"a cell cannot be read as Python: {error}") from error
+        return
+    for node in tree.body:
+        if isinstance(node, ast.Expr):
+            continue
+        first = min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", []))])
+        found = list(ast.walk(node))
+        yield Statement(
+            "\n".join(lines[first - 1 : node.end_lineno]),
+            frozenset(bound_by(node)),
+            frozenset(changed_by(node)),
+            frozenset(n.id for n in found if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)),
+            isinstance(node, ast.ImportFrom) and node.names[0].name == "*",
+        )
+
+
+def bound_by(node: ast.AST) -> Iterator[str]:
+    """Names that a statement binds at the top level, wherever in it."""
+    if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+        yield node.name
+        return
+    if isinstance(node, (ast.AugAssign, ast.Lambda)):
+        return
+    if isinstance(node, (ast.Import, ast.ImportFrom)):
+        yield from ((alias.asname or alias.name).split(".")[0] for alias in node.names)
+    elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+        yield node.id
+    for child in ast.iter_child_nodes(node):
+        yield from bound_by(child)
+
+
+def changed_by(node: ast.stmt) -> Iterator[str]:
+    """Names whose values a statement changes: `Model.method = ...`, `table[0] = ...`, `n += 1`."""
+    targets = [node.target] if isinstance(node, (ast.AugAssign, ast.AnnAssign)) else getattr(node, "targets", [])
+    for target in targets:
+        if isinstance(target, (ast.Attribute, ast.Subscript)) or isinstance(node, ast.AugAssign):
+            root = target
+            while isinstance(root, (ast.Attribute, ast.Subscript)):
+                root = root.value
+            if isinstance(root, ast.Name):
+                yield root.id
