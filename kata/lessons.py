@@ -14,7 +14,6 @@ import nbformat
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
-from traitlets.config import Config
 
 from kata.curriculum import Curriculum, Topic
 from kata.stubs import cut
@@ -22,7 +21,7 @@ from kata.stubs import cut
 PLACE = "<!-- kata -->"
 ANSWER = "answer"  # the tag of cells that hold the stub
 SECONDS = 120  # that a cell may take
-QUIET = Config({"KernelManager": {"transport": "ipc"}})  # over TCP kernels warn that nothing is encrypted
+QUIET = ["--log-level=40"]  # a kernel on this machine warns that nothing is encrypted
 
 
 class LessonError(Exception):
@@ -125,7 +124,12 @@ def executed(notebook: NotebookNode, folder: Path) -> NotebookNode:
         nbclient.exceptions.CellExecutionError: a cell raised.
     """
     client = NotebookClient(
-        notebook, timeout=SECONDS, kernel_name="python3", resources={"metadata": {"path": str(folder)}}, record_timing=False, config=QUIET
+        notebook,
+        timeout=SECONDS,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(folder)}},
+        record_timing=False,
+        extra_arguments=QUIET,
     )
     client.execute()
     notebook.metadata.language_info = {"name": "python"}  # not the version of whoever built it
