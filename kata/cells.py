@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import symtable
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,14 +110,18 @@ def statements_of(cell: str, names: Sequence[str]) -> Iterator[Statement]:
         if isinstance(node, ast.Expr):
             continue
         first = min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", []))])
-        found = list(ast.walk(node))
-        yield Statement(
-            "\n".join(lines[first - 1 : node.end_lineno]),
-            frozenset(bound_by(node)),
-            frozenset(changed_by(node)),
-            frozenset(n.id for n in found if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)),
-            isinstance(node, ast.ImportFrom) and node.names[0].name == "*",
-        )
+        source = "\n".join(lines[first - 1 : node.end_lineno])
+        star = isinstance(node, ast.ImportFrom) and node.names[0].name == "*"
+        reads = frozenset(read_by(symtable.symtable(source, "cell", "exec")))
+        yield Statement(source, frozenset(bound_by(node)), frozenset(changed_by(node)), reads, star)
+
+
+def read_by(table: symtable.SymbolTable) -> Iterator[str]:
+    """Names that come from outside; what is local to a function is not meant."""
+    top = table.get_type() == "module"
+    yield from (symbol.get_name() for symbol in table.get_symbols() if symbol.is_referenced() and (top or symbol.is_global()))
+    for inner in table.get_children():
+        yield from read_by(inner)
 
 
 def bound_by(node: ast.AST) -> Iterator[str]:

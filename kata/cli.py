@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -232,6 +234,16 @@ def stubs() -> int:
 
 
 @app.command()
+def notebook(topic: TopicName) -> int:
+    """Open a topic's lesson in JupyterLab."""
+    found = load_curriculum().find(topic)
+    if not found.notebook.exists():
+        raise Misuse(f"{found.name} has no notebook yet; `make lessons TOPIC={found.name}` builds it")
+    done = subprocess.run([sys.executable, "-m", "jupyterlab", str(found.notebook)], cwd=found.root, check=False)
+    return done.returncode
+
+
+@app.command()
 def lessons(topic: Annotated[str | None, typer.Argument(metavar="[TOPIC]", help="One lesson; without it, all.")] = None) -> int:
     """Build the notebooks from lessons/, run them, and save them with their outputs; for developers."""
     curriculum = load_curriculum()
@@ -243,6 +255,25 @@ def lessons(topic: Annotated[str | None, typer.Argument(metavar="[TOPIC]", help=
         except building.LessonError as error:
             raise Misuse(str(error)) from error
         out.print(relative(each.notebook))
+    return 0
+
+
+@app.command()
+def course(
+    topic: Annotated[str | None, typer.Argument(metavar="[TOPIC]", help="One assignment; without it, all.")] = None,
+    folder: Annotated[Path, typer.Option(help="Where the course is written.")] = Path("course"),
+) -> int:
+    """Write an nbgrader course: sources, configuration, and the release for students."""
+    curriculum = load_curriculum()
+    chosen = [curriculum.find(topic)] if topic else curriculum.topics
+    from kata import course as writing
+    from kata.lessons import LessonError
+
+    try:
+        for written in writing.write(curriculum, chosen, folder):
+            out.print(relative(written))
+    except (writing.CourseError, LessonError) as error:
+        raise Misuse(str(error)) from error
     return 0
 
 

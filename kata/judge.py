@@ -23,7 +23,6 @@ from kata.learner import Learner
 from kata.processes import WALL_SECONDS, RunnerLost, Starter
 from kata.rehearsal import Rehearsal
 from kata.room import Room
-from kata.stubs import public_names
 from kata.verdict import Counterexample, NamedMistake, Result, Status, Verdict
 from kata.wire import Malformed
 
@@ -56,7 +55,7 @@ def grade(room: Room, file: Path, starter: Starter, seed: int = 0, wall: float =
     shown = shown or str(file)
     try:
         source = read_answer(file)
-        refuse_off_limits(file, source, room.topic.off_limits, public_names(room.solution))
+        refuse_off_limits(file, source, room.topic.off_limits, room.names)
     except Unreadable as error:
         return nothing_graded(room, shown, "error", str(error))
     return grade_answer(room, Learner(starter, source, str(file.resolve()), room.topic.off_limits, wall), shown, seed)
@@ -177,6 +176,8 @@ def shrink(room: Room, check: Check, seen: Seen, key: Any, failure: Failure) -> 
     while shrinking:
         shrinking = False
         for rung in smaller(failure.rung, check.sizes):
+            if not room.knows(check, rung):
+                continue
             if (tries := tries + 1) > SHRINKS:
                 return failure
             less = attempt(room, check, seen, key, rung)

@@ -39,22 +39,19 @@ class KataMagics(Magics):
 
     @line_magic
     def check(self, line: str) -> None:
-        """Grade this notebook's cells: %check TOPIC [--file] [--seed N]"""
+        """Grade this notebook's cells: %check TOPIC [CHECK] [--file] [--seed N]"""
         asked = Asked(prog="%check", add_help=False)
         asked.add_argument("topic", metavar="TOPIC")
-        asked.add_argument("--file", action="store_true", help="grade the exercise's .py file instead")
+        asked.add_argument("check", metavar="CHECK", nargs="?")
+        asked.add_argument("--file", action="store_true")
         asked.add_argument("--seed", type=int, default=0)
         wish = asked.parse_args(line.split())
         topic = found(wish.topic)
-        try:
-            file = topic.exercise if wish.file else written(topic, get_ipython().user_ns["In"])
-            shown = file.relative_to(topic.root)
-            with grading(tell=print) as grade:
-                verdict = grade(request_for(Console(), topic, file, shown, wish.seed))["verdict"]
-        except Misuse as error:
-            raise UsageError(str(error)) from None
-        progress.remember(topic, verdict)
-        display(HTML(page(verdict, f"{topic.number} {topic.title}", next_step(topic, verdict))))
+        verdict = graded(topic, wish.seed, wish.file)
+        if wish.check:
+            display(HTML(page({"checks": [named(topic, verdict, wish.check)]})))
+        else:
+            display(HTML(page(verdict, f"{topic.number} {topic.title}", next_step(topic, verdict))))
 
     @line_magic
     def hint(self, line: str) -> None:
@@ -62,6 +59,44 @@ class KataMagics(Magics):
         asked = Asked(prog="%hint", add_help=False)
         asked.add_argument("topic", metavar="TOPIC")
         print(progress.next_hint(found(asked.parse_args(line.split()).topic)))
+
+
+def points(topic: str, check: str) -> float:
+    """What this notebook's cells gain in one check; the value of a graded cell."""
+    known = found(topic)
+    return float(named(known, graded(known), check)["points"])
+
+
+def graded(topic: Topic, seed: int = 0, in_file: bool = False) -> dict[str, Any]:
+    """The verdict on this notebook's cells or on the exercise's file; the last one again if nothing has changed.
+
+    Raises:
+        UsageError: there is nothing to grade.
+    """
+    if seed and not topic.solution.exists():
+        raise UsageError("only seed 0 can be checked here: what is wanted was recorded for it")
+    try:
+        file = topic.exercise if in_file else written(topic, get_ipython().user_ns["In"])
+        asked = topic, seed, file, file.read_bytes()
+        if asked != last.get("asked"):
+            with grading(tell=print) as grade:
+                last["verdict"] = grade(request_for(Console(), topic, file, file.relative_to(topic.root), seed))["verdict"]
+            last["asked"] = asked
+            progress.remember(topic, last["verdict"])
+    except (Misuse, OSError) as error:
+        raise UsageError(str(error)) from None
+    return dict(last["verdict"])
+
+
+last: dict[str, Any] = {}  # what was asked last, and the verdict
+
+
+def named(topic: Topic, verdict: dict[str, Any], name: str) -> dict[str, Any]:
+    """One check of a verdict."""
+    for check in verdict["checks"]:
+        if check["name"] == name:
+            return dict(check)
+    raise UsageError(f"{topic.name} has no check {name!r}; it has: {', '.join(check['name'] for check in verdict['checks'])}")
 
 
 def found(name: str) -> Topic:

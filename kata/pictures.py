@@ -8,6 +8,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import torch
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 LOOK = {
@@ -51,9 +52,11 @@ def heat_map(
     low, high = limits or ((0.0, 1.0) if values.dtype == torch.bool else (float(finite.min()), float(finite.max())))
     ax.imshow(shown.nan_to_num(nan=low, neginf=low, posinf=high), vmin=low, vmax=high, aspect="equal", interpolation="nearest")
     ax.set_title(title)
-    for labels, ticks, label in ((columns, ax.set_xticks, ax.set_xlabel), (rows, ax.set_yticks, ax.set_ylabel)):
+    sides = ((columns, ax.xaxis, ax.set_xticks, ax.set_xlabel), (rows, ax.yaxis, ax.set_yticks, ax.set_ylabel))
+    for labels, axis, ticks, label in sides:
         if isinstance(labels, str):
             label(labels)
+            axis.set_major_locator(MaxNLocator(integer=True))
         elif labels:
             ticks(range(len(labels)), [str(each) for each in labels])
             ax.tick_params(length=0)
@@ -61,4 +64,5 @@ def heat_map(
         middle = (low + high) / 2
         for i, row in enumerate(shown.tolist()):
             for j, value in enumerate(row):
-                ax.text(j, i, numbers.format(value), ha="center", va="center", color="white" if value > middle else "black", size=8)
+                text = numbers.format(value).replace("-0.00", "0.00")
+                ax.text(j, i, text, ha="center", va="center", color="white" if value > middle else "black", size=8)

@@ -15,6 +15,7 @@ from kata.implementation import Implementation
 from kata.inputs import Rung
 from kata.loading import load
 from kata.mistakes import Mistake, load_mistakes
+from kata.stubs import public_names
 
 COMPUTING = threading.RLock()  # what runs in this process has one global generator
 REMEMBERED = 16_384  # outcomes on inputs that come again
@@ -31,8 +32,17 @@ class Room:
         return self.topic.solution.read_text(encoding="utf-8")
 
     @cached_property
+    def names(self) -> list[str]:
+        """What the topic asks for."""
+        return public_names(self.solution)
+
+    @cached_property
     def reference(self) -> Implementation:
         return Implementation(Local(load(self.solution, self.topic.solution, f"kata_reference_{self.topic.name}")))
+
+    def knows(self, check: Check, rung: Rung) -> bool:
+        """Whether it can say what is wanted on this rung."""
+        return True
 
     def wanted(self, check: Check, rung: Rung, key: Any) -> tuple[dict[str, Any], Outcome]:
         """Inputs, and what a right answer gives on them; computed once for all answers."""
