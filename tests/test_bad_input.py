@@ -98,7 +98,7 @@ def test_a_file_named_torch_beside_the_answer_changes_nothing(tmp_path: Path) ->
     [
         (["check", "atention"], "no topic 'atention'; did you mean 'attention'? `make list` shows all"),
         (["check", "attention", "--file", "no/such/file.py"], "there is no file no/such/file.py"),
-        (["check", "--file", "README.md"], "--file needs a TOPIC"),
+        (["check", "--file", "README.md"], "--file and --notebook need a TOPIC"),
         (["check", "attention", "--seed", "many"], "Invalid value for '--seed'"),
         (["chek"], "No such command 'chek'"),
         (["hint"], "Missing argument 'TOPIC'"),
