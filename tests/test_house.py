@@ -5,12 +5,10 @@ from __future__ import annotations
 import ast
 import doctest
 import re
-import subprocess
-from pathlib import Path
 
 import pytest
 from record_readme import recorded
-from rooms import ROOMS, TOPICS, solution
+from rooms import ROOMS, TOPICS, committed, solution, tracked
 
 from kata.curriculum import ROOT, load_curriculum
 from kata.readme import with_table
@@ -18,13 +16,6 @@ from kata.stubs import cut, public_names
 from kata.toml import parse
 
 NAMES = [topic.name for topic in TOPICS]
-
-
-def committed(path: Path) -> str:
-    """A file as it is in git's index, where learners' edits do not show; without git, as it lies there."""
-    relative = path.relative_to(ROOT).as_posix()
-    shown = subprocess.run(["git", "show", f":{relative}"], cwd=ROOT, capture_output=True)
-    return (shown.stdout if shown.returncode == 0 else path.read_bytes()).decode()
 
 
 @pytest.mark.parametrize("topic", TOPICS, ids=NAMES)
@@ -42,11 +33,8 @@ def test_stub_holds_nothing_of_the_answer(topic) -> None:
 
 
 def test_every_tree_has_the_same_rooms_and_no_strays() -> None:
-    paths = {topic.path for topic in TOPICS}
-    for tree, endings in {"exercises": [".py"], "solutions": [".py", ".mistakes.toml"], "graders": [".py"]}.items():
-        listed = subprocess.run(["git", "ls-files", tree], cwd=ROOT, capture_output=True, text=True).stdout.split("\n")
-        found = {line for line in listed if line}
-        assert found == {f"{tree}/{path}{ending}" for path in paths for ending in endings}
+    wanted = {file for t in TOPICS for file in (t.exercise, t.notebook, t.solution, t.mistakes, t.grader, t.lesson)}
+    assert {ROOT / name for name in tracked("exercises", "solutions", "graders", "lessons")} == wanted
     for name in NAMES:
         assert (ROOT / "tests" / "oracles" / f"test_{name}.py").exists()
 
@@ -97,13 +85,12 @@ def test_readme_shows_what_is_shown_today(runners) -> None:
 def test_pins_are_within_the_ranges_and_name_every_dependency() -> None:
     project = parse((ROOT / "pyproject.toml").read_text())["project"]
     pinned = set(re.findall(r"^([a-z-]+)==", (ROOT / "constraints.txt").read_text(), re.MULTILINE))
-    wanted = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    wanted = [*project["dependencies"], *(need for extra in project["optional-dependencies"].values() for need in extra)]
     assert {re.split(r"[><=;]", need)[0] for need in wanted} <= pinned
 
 
 def test_nothing_refers_outside_the_project() -> None:
-    files = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True).stdout.split()
     outside = re.compile(r"\.\./shared|/work" + r"/|/root" + r"/")
-    for name in files:
-        if (ROOT / name).exists() and not name.startswith("exercises/"):  # there a learner writes what they like
-            assert not outside.search((ROOT / name).read_text(errors="replace")), name
+    for name in tracked():
+        if (ROOT / name).exists():
+            assert not outside.search(committed(ROOT / name)), name

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
-from rooms import ROOMS, TOPICS
+from rooms import ROOMS, TOPICS, committed
 
 pytest.importorskip("jupytext")
 import nbformat
@@ -19,21 +17,21 @@ EACH = [pytest.param(topic, id=topic.name) for topic in TOPICS]
 CURRICULUM = load_curriculum()
 
 
-def committed(topic: Topic) -> nbformat.NotebookNode:
-    return nbformat.read(topic.notebook, as_version=4)
+def lesson(topic: Topic) -> nbformat.NotebookNode:
+    return nbformat.reads(committed(topic.notebook), as_version=4)
 
 
 @pytest.mark.parametrize("topic", EACH)
 def test_notebook_is_fresh(topic: Topic) -> None:
     fresh = built(topic, CURRICULUM)
-    assert committed(topic).metadata.kata == fresh.metadata.kata, f"run `make lessons TOPIC={topic.name}`"
-    assert without_outputs(committed(topic)).cells == fresh.cells
+    assert lesson(topic).metadata.kata == fresh.metadata.kata, f"run `make lessons TOPIC={topic.name}`"
+    assert without_outputs(lesson(topic)).cells == fresh.cells
 
 
 @pytest.mark.parametrize("topic", EACH)
 def test_notebook_runs_on_a_clean_kernel_and_gives_what_is_committed(topic: Topic) -> None:
     ran = executed(built(topic, CURRICULUM), topic.notebook.parent)
-    assert texts(ran) == texts(committed(topic))
+    assert texts(ran) == texts(lesson(topic))
     assert not [output for output in outputs(ran) if output.output_type == "error" or output.get("name") == "stderr"]
     check = next(cell for cell in ran.cells if cell.source == f"%check {topic.name}")
     assert "not written yet" in check.outputs[0]["data"]["text/html"]
@@ -52,7 +50,7 @@ def texts(notebook: nbformat.NotebookNode) -> list[str]:
 @pytest.mark.parametrize("topic", EACH)
 def test_answer_cells_hold_the_stub(topic: Topic) -> None:
     stub, room = cut(ROOMS[topic.name].solution), ROOMS[topic.name]
-    code = [cell.source for cell in committed(topic).cells if cell.cell_type == "code"]
+    code = [cell.source for cell in lesson(topic).cells if cell.cell_type == "code"]
     wanted, given = answer_in([stub], room.names), answer_in(code, room.names)
     assert wanted.split() == given.split()
 
@@ -61,15 +59,10 @@ def test_answer_cells_hold_the_stub(topic: Topic) -> None:
 def test_notebook_holds_no_solution(topic: Topic) -> None:
     room = ROOMS[topic.name]
     secret = lines_of(room.solution) - lines_of(cut(room.solution))
-    shown = lines_of("\n".join(cell.source for cell in committed(topic).cells))
+    shown = lines_of("\n".join(cell.source for cell in lesson(topic).cells))
     assert len(secret & shown) <= 1, secret & shown  # one line may be common knowledge
-    assert "solutions" not in "\n".join(cell.source for cell in committed(topic).cells)
+    assert "solutions" not in "\n".join(cell.source for cell in lesson(topic).cells)
 
 
 def lines_of(source: str) -> set[str]:
     return {line.strip() for line in source.splitlines() if len(line.strip()) > 25}
-
-
-def test_every_lesson_has_its_topic() -> None:
-    lessons = sorted(Path(CURRICULUM.topics[0].root / "lessons").rglob("*.md"))
-    assert lessons == sorted(topic.lesson for topic in TOPICS)
