@@ -54,6 +54,29 @@ def gives_the_right_values(impl, x):
     return impl.{name}(x)
 '''
 
+LESSON = """```python
+import matplotlib.pyplot as plt
+import torch
+```
+
+## The idea
+
+TODO: intuition, then the mathematics, an example to check by hand, pictures, what goes wrong. No solution.
+
+## Things to try
+
+- TODO: what happens if ...?
+
+<!-- kata -->
+
+## What an interviewer asks next
+
+<details><summary>TODO: a follow-up?</summary>
+
+TODO: a short answer.
+</details>
+"""
+
 ANSWERS = '''"""Another right answer; at least three are wanted, in really different styles."""
 
 
@@ -108,6 +131,7 @@ def new_topic(path: str, root: Path = ROOT) -> list[str]:
         root / "solutions" / f"{path}.py": SOLUTION,
         root / "solutions" / f"{path}.mistakes.toml": MISTAKES,
         root / "graders" / f"{path}.py": GRADER,
+        root / "lessons" / f"{path}.md": LESSON,
         root / "tests" / "answers" / name / "in_another_style.py": ANSWERS,
         root / "tests" / "oracles" / f"test_{name}.py": ORACLE,
     }
@@ -120,4 +144,4 @@ def new_topic(path: str, root: Path = ROOT) -> list[str]:
     with (root / FILE).open("a", encoding="utf-8") as curriculum_file:
         curriculum_file.write(ENTRY.format(**words))
     written = [str(file.relative_to(root)) for file in files] + [f"{FILE} (its last entry; move it to its place in the journey)"]
-    return ["wrote", *(f"  {line}" for line in written), "next: fill them in, `make stubs`, then `make test`"]
+    return ["wrote", *(f"  {line}" for line in written), "next: fill them in, `make stubs` and `make lessons`, then `make test`"]
