@@ -104,7 +104,7 @@ def write_assignment(topic: Topic, curriculum: Curriculum, folder: Path) -> None
     room = Room(topic)
     folder.mkdir(parents=True)
     nbformat.write(assignment(topic, curriculum, room), folder / f"{topic.name}.ipynb")
-    unwanted = shutil.ignore_patterns("__pycache__", "corpus", "course.py", "nbgrading.py")
+    unwanted = shutil.ignore_patterns("__pycache__", "course.py", "nbgrading.py")
     shutil.copytree(topic.root / "kata", folder / "kata", ignore=unwanted)
     shutil.copy(topic.root / FILE, folder)
     grader = folder / "graders" / f"{topic.path}.py"
