@@ -17,6 +17,7 @@ from test_warm import NO_SCALING, Project
 from kata.watch import changes
 
 ROOM = ROOMS["attention"]
+pytestmark = pytest.mark.xdist_group("watch")  # they share a project and its resident
 
 
 class Terminal:
@@ -52,6 +53,7 @@ class Terminal:
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     made = Project(tmp_path_factory.mktemp("watch"))
+    made.renew()
     yield made
     made.kata("stop")
 
