@@ -39,6 +39,7 @@ class Service:
             file=text,
             width=request["width"],
             force_terminal=request["color"] is not None,
+            force_jupyter=False,  # it would show itself in the notebook from which it was asked
             color_system=request["color"],
             highlight=False,
             markup=False,
