@@ -77,7 +77,10 @@ def answer_in(cells: Iterable[str], names: Sequence[str]) -> str:
     Raises:
         NoPython: a cell that seems to define one of the names is not legal Python.
     """
-    statements = [statement for cell in cells for statement in statements_of(cell, names)]
+    try:
+        statements = [statement for cell in cells for statement in statements_of(cell, names)]
+    except (RecursionError, MemoryError) as error:
+        raise NoPython("a cell is nested too deeply to be read") from error
     makers: dict[str, list[int]] = {}  # where a name is bound last, and where what it stands for is changed since
     for place, statement in enumerate(statements):
         for name in statement.changes:

@@ -184,8 +184,9 @@ def with_regions(lines: list[str], start: int, end: int, cuts: list[tuple[int, i
 
 def graded_cell(topic: Topic, check: Check) -> NotebookNode:
     """Students see what the check says and, running it, its verdict on recorded values; the points are given out of their sight."""
+    says = textwrap.fill(check.says, 95, initial_indent="# ", subsequent_indent="# ")
     source = f"""\
-# {check.says}
+{says}
 %check {topic.name} {check.name}
 ### BEGIN HIDDEN TESTS
 from kata.notebook import points

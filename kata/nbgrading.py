@@ -41,8 +41,9 @@ class GradeAnswers(NbGraderPreprocessor):
         for cell in notebook.cells:
             if cell.cell_type == "code":
                 cell.outputs, cell.execution_count = [], None
-                if is_grade(cell):
-                    cell.outputs = outputs(by_name[cell.metadata.nbgrader["grade_id"].removeprefix(CELL)])
+                check = by_name.get(cell.metadata.get("nbgrader", {}).get("grade_id", "").removeprefix(CELL))
+                if check and is_grade(cell):
+                    cell.outputs = outputs(check)
         return notebook, resources
 
     def verdict(self, room: Room, sources: Sequence[str]) -> dict[str, Any]:

@@ -75,6 +75,7 @@ def graded(written: Path) -> Path:
     archive.mkdir(parents=True)
     for student, source in SUBMISSIONS.items():
         nbformat.write(handed_in(written, source), archive / f"{student}_attention.ipynb")
+    nbformat.write(forged(written), archive / "forger_attention.ipynb")
     nbgrader(written, "zip_collect", "attention")
     nbgrader(written, "autograde", "attention", "--create")
     nbgrader(written, "generate_feedback", "attention")
@@ -89,6 +90,25 @@ def handed_in(folder: Path, source: str) -> nbformat.NotebookNode:
     answers[0].source = source
     for cell in answers[1:]:
         cell.source = "# all is in the cell above"
+    return notebook
+
+
+FORGERY = """
+import kata.notebook, kata.judge, kata.nbgrading
+kata.notebook.points = lambda *names: 99.0
+kata.nbgrading.outputs = kata.judge.grade = lambda *rest: 99.0
+"""
+
+
+def forged(folder: Path) -> nbformat.NotebookNode:
+    """Nothing written, but points that were raised, results of the student's own, a patched grader, and a cell that went."""
+    notebook = handed_in(folder, FORGERY)
+    cells = [cell for cell in notebook.cells if cell.metadata.get("nbgrader", {}).get("grade")]
+    for cell in cells:
+        cell.metadata.nbgrader["points"], cell.source = 99, "99.0"
+        cell.outputs = [nbformat.v4.new_output("execute_result", {"text/plain": "99.0"}, execution_count=1)]
+    notebook.cells.append(nbformat.v4.new_code_cell("(" * 5000))
+    del notebook.cells[notebook.cells.index(cells[1])]
     return notebook
 
 
@@ -143,6 +163,12 @@ def test_each_submission_is_worth_what_it_should_be(graded: Path) -> None:
     assert 0 < score["wrong"] < full
 
 
+def test_a_forger_gains_nothing(graded: Path) -> None:
+    with gradebook(graded) as book:
+        submission = book.find_submission("attention", "forger")
+        assert (submission.score, submission.max_score) == (0, sum(check.points for check in ROOM.checks))
+
+
 def gradebook(folder: Path) -> Gradebook:
     return Gradebook(f"sqlite:///{folder / 'gradebook.db'}", "transformer-katas")
 
@@ -155,7 +181,7 @@ def test_feedback_names_the_mistake(graded: Path) -> None:
 def test_export_has_every_student(graded: Path) -> None:
     with (graded / "grades.csv").open() as file:
         score = {row["student_id"]: float(row["score"]) for row in csv.DictReader(file) if row["assignment"] == "attention"}
-    assert score.keys() == SUBMISSIONS.keys()
+    assert score.keys() == {*SUBMISSIONS, "forger"}
     assert score["right"] > score["wrong"] > score["broken"] == 0
 
 
