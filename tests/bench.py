@@ -98,6 +98,7 @@ def cold(room: Room) -> Iterator[Row]:
 def commands(room: Room) -> Iterator[Row]:
     for name, action in (
         ("`kata list`", python("-m", "kata", "list")),
+        ("`kata hint`", python("-m", "kata", "hint", room.topic.name)),
         ("`kata --help`", python("-m", "kata", "--help")),
         (f"warm `kata check {room.topic.name}`", python("-m", "kata", "check", room.topic.name, "--file", str(room.topic.solution))),
     ):

@@ -36,6 +36,7 @@ class Project:
         self.grader = root / "graders" / "1_foundations" / "attention.py"
         self.mistakes = root / "solutions" / "1_foundations" / "attention.mistakes.toml"
         self.solution = root / "solutions" / "1_foundations" / "attention.py"
+        self.renew()
 
     def renew(self) -> None:
         """The project as it is checked out, with the solution as the learner's answer."""

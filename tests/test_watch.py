@@ -53,7 +53,6 @@ class Terminal:
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     made = Project(tmp_path_factory.mktemp("watch"))
-    made.renew()
     yield made
     made.kata("stop")
 
