@@ -49,7 +49,7 @@ PAGE = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_s
 <tr style="background: none"><td style="text-align: left"><b>wanted</b> {{ example.where }}</td>
 <td style="text-align: left"><b>got</b> {{ example.where }}</td></tr>
 <tr style="background: none"><td style="vertical-align: top; text-align: left">{{ drawn(example.wanted, example.got) }}</td>
-<td style="vertical-align: top; text-align: left">{{ drawn(example.got, example.wanted) }}</td></tr>
+<td style="vertical-align: top; text-align: left">{{ drawn(example.got, example.wanted, framed=True) }}</td></tr>
 </table>
 {% endif %}
 {% if check.mistake %}
@@ -85,11 +85,12 @@ def page(verdict: dict[str, Any], title: str = "", step: str = "") -> str:
     )
 
 
-def drawn(value: Any, beside: Any = None) -> Markup:
-    """A matrix as a table in shades of grey, wrong numbers framed; anything else as text.
+def drawn(value: Any, beside: Any = None, framed: bool = False) -> Markup:
+    """A matrix as a table in shades of grey; anything else as text.
 
     Args:
         beside: what it is compared with; shades are common to both.
+        framed: whether numbers that differ get a frame.
     """
     place, rows, others = first_matrix(value, beside)
     if rows is None:
@@ -100,7 +101,7 @@ def drawn(value: Any, beside: Any = None) -> Markup:
     for i, row in enumerate(rows):
         cells = []
         for j, number in enumerate(row):
-            other = others[i][j] if others else number
+            other = others[i][j] if others and framed else number
             cells.append(Markup('<td style="{}">{}</td>').format(shade(number, low, high) + frame(number, other), spelled(number)))
         lines.append(Markup('<tr style="background: none">{}</tr>').format(Markup("").join(cells)))
     at = Markup("at {}").format(place) if place else ""
