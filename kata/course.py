@@ -76,7 +76,7 @@ from nbgrader.preprocessors import AssignLatePenalties, CheckCellMetadata, Limit
 
 from kata.nbgrading import GradeAnswers
 
-c = get_config()  # noqa: F821
+c = get_config()  # noqa: F821  # nbgrader defines it
 c.CourseDirectory.course_id = "transformer-katas"
 c.ClearSolutions.code_stub = {{"python": "{HERE}"}}
 

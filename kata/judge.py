@@ -128,7 +128,7 @@ def grade_check(room: Room, check: Check, learner: Answer, seed: int) -> Result 
                 return result_of(check, "passed")
             return first, shrink(room, check, seen, key, first)
     except RunnerLost as lost:
-        return result_of(check, lost.status, f"your code {lost.message}")  # type: ignore[arg-type]
+        return result_of(check, lost.status, f"your code {lost.message}")  # type: ignore[arg-type]  # a Status
     except Malformed as error:
         return result_of(check, "error", f"your code {learner.lost(f'wrote an answer that is none: {error}').message}")
 
@@ -142,7 +142,7 @@ def start(learner: Answer) -> None:
     try:
         learner.start()
     except RunnerLost as lost:
-        raise CannotLoad(lost.status, f"while the file was loaded, it {lost.message}") from None  # type: ignore[arg-type]
+        raise CannotLoad(lost.status, f"while the file was loaded, it {lost.message}") from None  # type: ignore[arg-type]  # a Status
     except Malformed as error:
         raise CannotLoad("error", f"while the file was loaded, it wrote an answer that is none: {error}") from None
     except ImplementationRaised as error:

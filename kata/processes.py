@@ -197,9 +197,9 @@ class Spawned:
             start_new_session=True,
         )
         assert self.process.stdin and self.process.stdout and self.process.stderr
-        self.reader: BinaryIO = self.process.stdout  # type: ignore[assignment]
-        self.writer: BinaryIO = self.process.stdin  # type: ignore[assignment]
-        self.output: BinaryIO = self.process.stderr  # type: ignore[assignment]
+        self.reader: BinaryIO = self.process.stdout  # type: ignore[assignment]  # no None: these are pipes
+        self.writer: BinaryIO = self.process.stdin  # type: ignore[assignment]  # a pipe
+        self.output: BinaryIO = self.process.stderr  # type: ignore[assignment]  # a pipe
 
     def kill(self) -> None:
         if os.name == "posix":

@@ -19,7 +19,7 @@ from kata.processes import ROOT, interpreter
 try:
     import fcntl
 except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
+    fcntl = None  # type: ignore[assignment]  # Windows has none
 
 FOLDER = ROOT / ".kata"
 SOCKET = FOLDER / "resident.sock"
