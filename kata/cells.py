@@ -142,13 +142,17 @@ def bound_by(node: ast.AST) -> Iterator[str]:
         yield from bound_by(child)
 
 
-def changed_by(node: ast.stmt) -> Iterator[str]:
-    """Names whose values a statement changes: `Model.method = ...`, `table[0] = ...`, `n += 1`."""
-    targets = [node.target] if isinstance(node, (ast.AugAssign, ast.AnnAssign)) else getattr(node, "targets", [])
-    for target in targets:
-        if isinstance(target, (ast.Attribute, ast.Subscript)) or isinstance(node, ast.AugAssign):
-            root = target
-            while isinstance(root, (ast.Attribute, ast.Subscript)):
-                root = root.value
-            if isinstance(root, ast.Name):
-                yield root.id
+def changed_by(node: ast.AST) -> Iterator[str]:
+    """Names whose values a statement changes, wherever in it: `Model.method = ...`, `table[0] = ...`, `n += 1`."""
+    if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)):
+        return
+    if isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Name):
+        yield node.target.id
+    elif isinstance(node, (ast.Attribute, ast.Subscript)) and isinstance(node.ctx, ast.Store):
+        root: ast.expr = node
+        while isinstance(root, (ast.Attribute, ast.Subscript)):
+            root = root.value
+        if isinstance(root, ast.Name):
+            yield root.id
+    for child in ast.iter_child_nodes(node):
+        yield from changed_by(child)

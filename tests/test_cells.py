@@ -51,6 +51,11 @@ def test_a_class_keeps_what_was_added_to_it_later() -> None:
     assert namespace(cells, ["A"])["A"]().size() == 3
 
 
+def test_a_table_keeps_what_a_loop_wrote_into_it() -> None:
+    cells = ["table = {}", "for i in range(3):\n    table[i] = i * i", "def f(): return table[2]"]
+    assert namespace(cells, ["f"])["f"]() == 4
+
+
 def test_a_class_needs_its_base_and_a_function_its_decorator() -> None:
     cells = ["class Base: n = 1", "def twice(f): return lambda: 2 * f()", "class A(Base): pass", "@twice\ndef f(): return A.n"]
     assert namespace(cells, ["f"])["f"]() == 2
