@@ -3,6 +3,7 @@
 from kata.checks import check
 from kata.compare import at_most, close
 from kata.implementation import (
+    beside,
     built_in,
     cost,
     failure,
@@ -19,6 +20,7 @@ from kata.inputs import booleans, choice, count, distinct, index, indices, norma
 
 __all__ = [
     "at_most",
+    "beside",
     "booleans",
     "built_in",
     "check",

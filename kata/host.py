@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import inspect
+import math
 import random
 import traceback
 from collections.abc import Callable, Sequence
@@ -42,6 +43,7 @@ class Host:
         self.namespace, self.guard = namespace, guard
         self.objects: dict[int, Any] = {}
         self.keys: dict[int, int] = {}  # id of an object: its key
+        self.given: dict[str, Any] = {}  # by source: what the grader wants to live here
 
     def answer(self, message: Message, call_back: CallBack) -> Message:
         """The reply to one request; never raises."""
@@ -68,6 +70,7 @@ class Host:
         """A run begins: nothing is left of the one before, and global randomness is the same wherever it happens."""
         self.objects.clear()
         self.keys.clear()
+        self.given.clear()
         random.seed(seed)
         numpy.random.seed(seed % 2**32)
         torch.default_generator.manual_seed(seed)
@@ -162,11 +165,21 @@ class Host:
                 return getattr(self.objects[content[0]], content[1])
             if kind == "nn":
                 return getattr(torch.nn, content)
+            if kind == "given":
+                return self.define(*content)
             if kind == "dtype":
                 return DTYPES[content]
             return self.callback(content, call_back)
 
         return unwrap
+
+    def define(self, source: str, name: str) -> Any:
+        """A function or class of the grader, the same one until the run ends."""
+        if source not in self.given:
+            scope = {"torch": torch, "nn": torch.nn, "F": torch.nn.functional, "math": math, "__name__": "given"}
+            exec(compile(source, "<the grader>", "exec", dont_inherit=True), scope)
+            self.given[source] = scope[name]
+        return self.given[source]
 
     def callback(self, key: int, call_back: CallBack) -> Callable[..., Any]:
         """A function of the check, to be called by the implementation."""

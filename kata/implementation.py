@@ -8,6 +8,8 @@ a module or a cache, stays where it is and comes back as an `Object`.
 
 from __future__ import annotations
 
+import inspect
+import textwrap
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -165,6 +167,16 @@ def ask(operation: str, target: Function, args: tuple[Any, ...], kwargs: dict[st
 def built_in(impl: Implementation, name: str, *args: Any, **kwargs: Any) -> Function:
     """One of PyTorch's own modules, made beside the implementation, to be passed to it: `built_in(impl, "Linear", 4, 4)`."""
     return ask("call", Function(impl._channel, {"nn": name}), args, kwargs)
+
+
+def beside(impl: Implementation, given: Callable[..., Any]) -> Function:
+    """A function or class of the grader, made anew beside the implementation: to be called there, or passed to it.
+
+    For what must live where the answer lives: toy models, losses that carry a
+    gradient, generators. It must be whole in itself; `torch`, `nn`, `F` and
+    `math` are there, other modules it imports inside.
+    """
+    return Function(impl._channel, {"given": [textwrap.dedent(inspect.getsource(given)), given.__name__]})
 
 
 def gradients(function: Function, *args: Any, seed: int = 0, **kwargs: Any) -> dict[str, Any]:
