@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from kata.toml import TOMLError, parse
@@ -22,6 +24,7 @@ TOPIC_KEYS: dict[str, type] = {
     "hints": list,
     "off_limits": list,
 }
+OPTIONAL_KEYS: dict[str, type] = {"files": bool}
 RULE_KEYS: dict[str, type] = {"names": list, "why": str}
 
 
@@ -44,6 +47,7 @@ class Topic:
     prerequisites: tuple[str, ...]
     hints: tuple[str, ...]
     off_limits: tuple[tuple[str, str], ...]  # (name, why)
+    files: bool = False  # whether an answer gets a folder to write to
 
     @property
     def name(self) -> str:
@@ -122,7 +126,7 @@ def load_curriculum(root: Path = ROOT) -> Curriculum:
     for place, entry in enumerate(data["topic"]):
         path = entry.get("path") if isinstance(entry, dict) else None
         where = f"{FILE}: topic {path or place + 1}"
-        require_keys(where, entry, TOPIC_KEYS)
+        require_keys(where, entry, TOPIC_KEYS, OPTIONAL_KEYS)
         topics.append(topic_of(root, where, entry, data["chapters"], everywhere, topics))
     if not topics:
         raise CurriculumError(f"{FILE}: topic: at least one [[topic]] is needed")
@@ -170,6 +174,7 @@ def topic_of(
         prerequisites=tuple(entry["prerequisites"]),
         hints=tuple(entry["hints"]),
         off_limits=rules_of(f"{where}: off_limits", entry["off_limits"]) + everywhere,
+        files=entry.get("files", False),
     )
 
 
@@ -185,21 +190,24 @@ def rules_of(where: str, rules: list[Any]) -> tuple[tuple[str, str], ...]:
     return tuple(pairs)
 
 
-def require_keys(where: str, entry: Any, keys: dict[str, type]) -> None:
-    """Exactly these keys, of these types.
+def require_keys(where: str, entry: Any, keys: dict[str, type], optional: Mapping[str, type] = MappingProxyType({})) -> None:
+    """Exactly these keys, of these types, and the optional ones where they stand.
 
     Raises:
         CurriculumError: the key that is missing, unknown or of another type.
     """
     if not isinstance(entry, dict):
         raise CurriculumError(f"{where}: a table with {', '.join(keys)} is wanted, {entry!r} stands there")
-    for key in entry.keys() - keys.keys():
-        near = difflib.get_close_matches(key, keys, n=1)
+    known = {**keys, **optional}
+    for key in entry.keys() - known.keys():
+        near = difflib.get_close_matches(key, known, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
-        raise CurriculumError(f"{where}: unknown key {key!r}; {hint}legal: {', '.join(keys)}")
-    for key, kind in keys.items():
+        raise CurriculumError(f"{where}: unknown key {key!r}; {hint}legal: {', '.join(known)}")
+    for key, kind in known.items():
         if key not in entry:
+            if key in optional:
+                continue
             raise CurriculumError(f"{where}: {key} is missing")
         if type(entry[key]) is not kind:
-            kinds = {str: "a text", int: "a whole number", list: "a list", dict: "a table"}
+            kinds = {str: "a text", int: "a whole number", bool: "true or false", list: "a list", dict: "a table"}
             raise CurriculumError(f"{where}: {key} is {entry[key]!r}; legal: {kinds[kind]}")

@@ -12,7 +12,10 @@ import difflib
 import inspect
 import math
 import random
+import shutil
+import tempfile
 import traceback
+import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -39,8 +42,8 @@ class Missing(Exception):
 class Host:
     """One implementation and the objects made from it."""
 
-    def __init__(self, namespace: ModuleType, guard: Callable[[], Any] = contextlib.nullcontext):
-        self.namespace, self.guard = namespace, guard
+    def __init__(self, namespace: ModuleType, guard: Callable[[], Any] = contextlib.nullcontext, folder: str | None = None):
+        self.namespace, self.guard, self.folder = namespace, guard, folder
         self.objects: dict[int, Any] = {}
         self.keys: dict[int, int] = {}  # id of an object: its key
         self.given: dict[str, Any] = {}  # by source: what the grader wants to live here
@@ -55,6 +58,8 @@ class Host:
                 self.begin(header["begins"])
             if header["do"] == "get":
                 result = self.get(header["target"], header["name"])
+            elif header["do"] == "folder":
+                result = self.own_folder()
             else:
                 target = unwrap(header["target"])
                 args = unpack(header["args"], tensors, unwrap)
@@ -71,11 +76,20 @@ class Host:
         self.objects.clear()
         self.keys.clear()
         self.given.clear()
+        if self.folder:
+            empty(Path(self.folder))
         random.seed(seed)
         numpy.random.seed(seed % 2**32)
         torch.default_generator.manual_seed(seed)
 
     # What a check may ask for.
+
+    def own_folder(self) -> str:
+        """The folder that it was given, or one made now; a runner that was given none may make none."""
+        if self.folder is None:
+            self.folder = tempfile.mkdtemp(prefix="kata-")
+            weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
+        return self.folder
 
     def call(self, target: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]) -> Any:
         with self.guard():
@@ -216,6 +230,15 @@ class Host:
         shown = [] if own is None else [frame for frame in frames[own:] if not frame.filename.startswith(ours)]
         types = [f"{cls.__module__}.{cls.__qualname__}" for cls in type(error).__mro__]
         return {"types": types[:10], "message": text[:MAX_TEXT], "traceback": "".join(traceback.format_list(shown))[-MAX_TEXT:]}
+
+
+def empty(folder: Path) -> None:
+    """Remove all that lies in a folder."""
+    for entry in folder.iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
 
 
 def module(target: Any) -> torch.nn.Module:

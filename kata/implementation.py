@@ -179,6 +179,11 @@ def beside(impl: Implementation, given: Callable[..., Any]) -> Function:
     return Function(impl._channel, {"given": [textwrap.dedent(inspect.getsource(given)), given.__name__]})
 
 
+def folder(impl: Implementation) -> str:
+    """A folder beside the implementation, empty when a check's run begins; for topics that say `files = true` in the curriculum."""
+    return ask("folder", Function(impl._channel, {}), (), {})
+
+
 def gradients(function: Function, *args: Any, seed: int = 0, **kwargs: Any) -> dict[str, Any]:
     """Gradients under a random upstream gradient.
 

@@ -58,7 +58,7 @@ def grade(room: Room, file: Path, starter: Starter, seed: int = 0, wall: float =
         refuse_off_limits(file, source, room.topic.off_limits, room.names)
     except Unreadable as error:
         return nothing_graded(room, shown, "error", str(error))
-    return grade_answer(room, Learner(starter, source, str(file.resolve()), room.topic.off_limits, wall), shown, seed)
+    return grade_answer(room, Learner(starter, source, str(file.resolve()), room.topic.off_limits, wall, room.topic.files), shown, seed)
 
 
 def grade_answer(room: Room, learner: Answer, shown: str, seed: int = 0, to_the_end: bool = True) -> Verdict:

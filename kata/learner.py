@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -24,10 +25,20 @@ class Learner:
         source: the file's text, the very one that was scanned.
         path: how tracebacks name it.
         off_limits: (name, why) pairs for the guard.
+        files: whether it gets a folder of its own to write to, as long as its runner lives.
     """
 
-    def __init__(self, starter: Starter, source: str, path: str, off_limits: Sequence[tuple[str, str]], wall: float = WALL_SECONDS):
-        self.starter, self.source, self.path, self.off_limits, self.wall = starter, source, path, off_limits, wall
+    def __init__(
+        self,
+        starter: Starter,
+        source: str,
+        path: str,
+        off_limits: Sequence[tuple[str, str]],
+        wall: float = WALL_SECONDS,
+        files: bool = False,
+    ):
+        self.starter, self.source, self.path, self.off_limits, self.wall, self.files = starter, source, path, off_limits, wall, files
+        self.folder: tempfile.TemporaryDirectory[str] | None = None
         self.process: Process | None = None
         self.output: Output | None = None
         self.late = False
@@ -58,7 +69,15 @@ class Learner:
         self.process = self.starter.start()
         self.output = Output(self.process.output)
         self.late = False
-        order = {"path": self.path, "source": self.source, "name": "answer", "off_limits": list(self.off_limits)}
+        if self.files:
+            self.folder = tempfile.TemporaryDirectory(prefix="kata-", ignore_cleanup_errors=True)
+        order = {
+            "path": self.path,
+            "source": self.source,
+            "name": "answer",
+            "off_limits": list(self.off_limits),
+            "folder": self.folder.name if self.folder else None,
+        }
         with deadline(self.wall, self.too_late):
             header, _ = self.exchange((order, []), nothing_to_call)
         if "raised" in header:
@@ -118,6 +137,9 @@ class Learner:
         if self.output:
             self.printed.append(harmless(self.output.text(), 2 * OUTPUT_KEPT))
             process.output.close()
+        if self.folder:
+            self.folder.cleanup()
+            self.folder = None
         return status
 
 

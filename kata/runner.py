@@ -27,7 +27,7 @@ def serve(reader: BinaryIO, writer: BinaryIO, readable: list[str]) -> None:
         return
     order = first[0]
     guard = Guard([(name, why) for name, why in order["off_limits"]], order["path"])
-    protections = confine(readable)
+    protections = confine(readable, order["folder"])
     torch.compile = not_compiled
     try:
         with guard():
@@ -39,7 +39,7 @@ def serve(reader: BinaryIO, writer: BinaryIO, readable: list[str]) -> None:
         return
     active = [protection.name for protection in protections if protection.active]
     send(writer, ({"result": active}, []))
-    host = Host(namespace, guard)
+    host = Host(namespace, guard, order["folder"])
 
     def call_back(message: Message) -> Message:
         send(writer, message)

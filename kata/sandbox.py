@@ -28,10 +28,12 @@ except (ImportError, RuntimeError):  # not Linux, or no libseccomp
 MEMORY = 2 << 30  # bytes of address space beyond what is in use at the start
 CPU_SECONDS = 900
 OPEN_FILES = 256
+FILE_SIZE = 16 << 20  # bytes, where an answer may write files at all
 
 # Landlock: system calls are numbered alike on all architectures.
 CREATE_RULESET, ADD_RULE, RESTRICT_SELF = 444, 445, 446
 EXECUTE, READ_FILE, READ_DIR = 1 << 0, 1 << 2, 1 << 3
+WRITE = 1 << 1 | 1 << 4 | 1 << 5 | 1 << 7 | 1 << 8 | 1 << 13 | 1 << 14  # into files; remove, make and rename them and folders; truncate
 FILE_RIGHTS_BY_ABI = {1: 13, 2: 14, 3: 15, 4: 15, 5: 16}  # how many rights on files there are
 PR_SET_NO_NEW_PRIVS, PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER = 38, 4, 36
 
@@ -64,23 +66,27 @@ def readable_paths() -> list[str]:
     return sorted(path for path in paths if path and os.path.exists(path))
 
 
-def confine(readable: Sequence[str]) -> list[Protection]:
-    """Give up, for good, what an answer has no use for; says what could be given up."""
+def confine(readable: Sequence[str], writable: str | None = None) -> list[Protection]:
+    """Give up, for good, what an answer has no use for; says what could be given up.
+
+    Args:
+        writable: the one folder in which files may be written, if any.
+    """
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = sys.prefix  # torch.nn.attention asks for a place when it is imported
-    done = [limit_resources()]
+    done = [limit_resources(FILE_SIZE if writable else 0)]
     if sys.platform == "linux":
         libc = ctypes.CDLL(None, use_errno=True)
         libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-        done += [drop_capabilities(libc), restrict_files(libc, readable), filter_calls()]
+        done += [drop_capabilities(libc), restrict_files(libc, readable, writable), filter_calls()]
     return done
 
 
-def limit_resources() -> Protection:
+def limit_resources(file_size: int) -> Protection:
     if resource is None:
         return Protection("resource limits", False, "this system has none")
     limits = {
         resource.RLIMIT_CPU: CPU_SECONDS,
-        resource.RLIMIT_FSIZE: 0,
+        resource.RLIMIT_FSIZE: file_size,
         resource.RLIMIT_CORE: 0,
         resource.RLIMIT_NOFILE: OPEN_FILES,
     }
@@ -106,8 +112,8 @@ def landlock_abi(libc: ctypes.CDLL) -> int:
     return int(libc.syscall(CREATE_RULESET, None, 0, 1))
 
 
-def restrict_files(libc: ctypes.CDLL, readable: Sequence[str]) -> Protection:
-    """Landlock: read Python's own files, nothing else; no signals to others."""
+def restrict_files(libc: ctypes.CDLL, readable: Sequence[str], writable: str | None) -> Protection:
+    """Landlock: read Python's own files, write into the one folder, nothing else; no signals to others."""
     abi = landlock_abi(libc)
     if abi < 1:
         return Protection("Landlock", False, "the kernel does not offer it: files can be read")
@@ -119,20 +125,21 @@ def restrict_files(libc: ctypes.CDLL, readable: Sequence[str]) -> Protection:
     if fd < 0:
         return Protection("Landlock", False, os.strerror(ctypes.get_errno()))
     for path in readable:
-        allow(libc, fd, path)
+        allow(libc, fd, path, READ_FILE | (READ_DIR | EXECUTE if os.path.isdir(path) else 0))
+    if writable:
+        allow(libc, fd, writable, rights & (READ_FILE | READ_DIR | WRITE))
     ok = libc.syscall(RESTRICT_SELF, fd, 0) == 0
     os.close(fd)
     return Protection("Landlock", ok, f"only Python's own files can be read (ABI {abi})")
 
 
-def allow(libc: ctypes.CDLL, ruleset: int, path: str) -> None:
+def allow(libc: ctypes.CDLL, ruleset: int, path: str, rights: int) -> None:
     class Beneath(ctypes.Structure):
         _pack_ = 1
         _layout_ = "ms"
         _fields_ = [("allowed", ctypes.c_uint64), ("parent", ctypes.c_int32)]
 
     parent = os.open(path, os.O_PATH | os.O_CLOEXEC)
-    rights = READ_FILE | (READ_DIR | EXECUTE if os.path.isdir(path) else 0)
     libc.syscall(ADD_RULE, ruleset, 1, ctypes.byref(Beneath(rights, parent)), 0)
     os.close(parent)
 

@@ -24,7 +24,7 @@ TOPICS = ("transformer",)  # those with a real run
 def train(console: Console, topic: Topic, file: Path, starter: Starter) -> int:
     """Train, show, and say whether the mark was reached; exit status."""
     try:
-        learner = Learner(starter, read_answer(file), str(file.resolve()), topic.off_limits, WALL_SECONDS)
+        learner = Learner(starter, read_answer(file), str(file.resolve()), topic.off_limits, WALL_SECONDS, topic.files)
     except Unreadable as error:
         console.print(Text(str(error)))
         return 1

@@ -1,0 +1,85 @@
+"""An answer of a topic that writes files gets one folder, empty at each run, and nothing outside it."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from kata.grading import check, choice, folder
+from kata.host import Local
+from kata.implementation import Implementation
+from kata.learner import Learner
+from kata.loading import load
+from kata.processes import Starter
+
+SOURCE = """
+import os
+
+def tried(action):
+    try:
+        action()
+        return "done"
+    except OSError:
+        return "refused"
+
+def use(path, size):
+    def write(name, number=3):
+        with open(name, "wb") as file:
+            file.write(b"x" * number)
+
+    before = os.listdir(path)
+    seen = {
+        "before": before,
+        "write": tried(lambda: write(path + "/new")),
+        "replace": tried(lambda: os.replace(path + "/new", path + "/old")),
+        "after": os.listdir(path),
+        "beside it": tried(lambda: write(path + "-other")),
+        "above it": tried(lambda: os.listdir(os.path.dirname(path))),
+        "huge": tried(lambda: write(path + "/huge", size)),
+    }
+    os.makedirs(path + "/deep/er")
+    return seen
+"""
+
+
+@check(size=choice(1 << 25))
+def what_can_be_done(impl, size):
+    """Files are written."""
+    return impl.use(folder(impl), size)
+
+
+def runs(implementation: Implementation) -> list[dict[str, object]]:
+    return [what_can_be_done.run(implementation, {"size": 1 << 25}).value for _ in range(2)]
+
+
+def test_an_answer_writes_into_its_folder_and_nowhere_else(runners: Starter) -> None:
+    learner = Learner(runners, SOURCE, "answer.py", [], files=True)
+    with learner.limited():
+        seen = runs(learner.implementation)
+        assert learner.folder
+        place = Path(learner.folder.name)
+        assert place.exists()
+    learner.stop()
+    allowed = {"before": [], "write": "done", "replace": "done", "after": ["old"]}
+    assert seen == [allowed | {"beside it": "refused", "above it": "refused", "huge": "refused"}] * 2
+    assert not place.exists()
+
+
+def test_a_topic_without_files_has_no_folder(runners: Starter) -> None:
+    learner = Learner(runners, SOURCE, "answer.py", [])
+    with learner.limited():
+        outcome = what_can_be_done.run(learner.implementation, {"size": 1})
+    learner.stop()
+    assert outcome.types[0] in ("builtins.FileNotFoundError", "builtins.PermissionError")
+
+
+def test_a_reference_has_one_too_and_leaves_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    implementation = Implementation(Local(load(SOURCE, "source.py", "source")))
+    first, second = runs(implementation)
+    assert first["before"] == second["before"] == []
+    assert [path.is_dir() for path in tmp_path.glob("kata-*")].count(True) == 1
+    del implementation
+    assert [path for path in tmp_path.glob("kata-*") if path.is_dir()] == []
