@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import itertools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +13,12 @@ import torch
 from torch import Tensor
 
 LONG = 2**19
-NUMBERS = torch.randn(LONG, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+@functools.cache
+def numbers() -> Tensor:
+    """One long row of them, the same in every process."""
+    return torch.randn(LONG, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
 
 def drawn(name: str, shape: tuple[int, ...], seed: int) -> Tensor:
@@ -23,7 +30,7 @@ def drawn(name: str, shape: tuple[int, ...], seed: int) -> Tensor:
     place, count = number_from(seed, name, *shape), math.prod(shape)
     if count < LONG:
         start = place % (LONG - count)
-        values = NUMBERS[start : start + count].view(shape)
+        values = numbers()[start : start + count].view(shape)
     else:
         values = torch.randn(shape, generator=torch.Generator().manual_seed(place), dtype=torch.float64)
     return values / shape[-1] ** 0.5 if len(shape) > 1 else values
@@ -35,7 +42,7 @@ def set_weights(module: torch.nn.Module, seed: int, dtype: torch.dtype, constant
     Args:
         constant: numbers that fill parameters instead, by a part of their names.
     """
-    module.to(dtype)
+    cast(module, dtype)
     with torch.no_grad():
         for name, parameter in module.named_parameters(remove_duplicate=False):
             number = next((constant[part] for part in constant if part in name), None)
@@ -47,13 +54,19 @@ def set_weights(module: torch.nn.Module, seed: int, dtype: torch.dtype, constant
 
 def initialize(module: torch.nn.Module, seed: int) -> None:
     """Weights to train from, in float32: matrices from the seed, biases zero, other vectors one."""
-    module.to(torch.float32)
+    cast(module, torch.float32)
     with torch.no_grad():
         for name, parameter in module.named_parameters(remove_duplicate=False):
             if parameter.ndim > 1:
                 parameter.copy_(drawn(name, tuple(parameter.shape), seed))
             else:
                 parameter.fill_(0.0 if name.endswith("bias") else 1.0)
+
+
+def cast(module: torch.nn.Module, dtype: torch.dtype) -> None:
+    """As `module.to(dtype)`, which walks through all of a module even if there is nothing to do."""
+    if any(t.is_floating_point() and t.dtype != dtype for t in itertools.chain(module.parameters(), module.buffers())):
+        module.to(dtype)
 
 
 def number_from(*parts: Any) -> int:

@@ -1,8 +1,8 @@
 """A fresh interpreter with PyTorch imported that forks runners.
 
 It never loads a solution, a check or a mistake, so there is nothing in its
-memory for a runner to find. It computes nothing either: threads do not survive
-a fork. The judge asks over a socket pair; when the judge is gone, so is this.
+memory for a runner to find. It computes nothing but the row of random numbers
+that weights are cut from, in one thread: threads do not survive a fork. The judge asks over a socket pair; when the judge is gone, so is this.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import time
 
 import torch
 
-from kata import runner, sandbox
+from kata import runner, sandbox, weights
 
 GRACE = 0.25  # seconds a runner has to end by itself once its wire is closed
 
@@ -26,6 +26,7 @@ def main() -> None:
     control = socket.socket(fileno=int(sys.argv[1]))
     sandbox.adopt_orphans()
     torch.set_num_threads(1)
+    weights.numbers()
     readable = sandbox.readable_paths()
     gc.freeze()
     runners: set[int] = set()
