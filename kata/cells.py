@@ -15,6 +15,7 @@ from kata.curriculum import Topic
 from kata.stubs import names_of
 
 MAGIC = ("%", "!", "?")
+AROUND = ("%%time", "%%capture")  # the cell runs as it would without
 CELLS = "cells"  # the folder below .kata that holds the answers of notebooks
 
 
@@ -26,6 +27,7 @@ class Statement:
     binds: frozenset[str]
     changes: frozenset[str]  # parts of what is bound already
     reads: frozenset[str]
+    imports: bool
     star: bool  # imports whatever there is
 
 
@@ -84,7 +86,8 @@ def answer_in(cells: Iterable[str], names: Sequence[str]) -> str:
     makers: dict[str, list[int]] = {}  # where a name is bound last, and where what it stands for is changed since
     for place, statement in enumerate(statements):
         for name in statement.changes:
-            makers.setdefault(name, []).append(place)
+            if not (name in makers and statements[makers[name][0]].imports):  # torch.manual_seed(0) makes no other torch
+                makers.setdefault(name, []).append(place)
         for name in statement.binds:
             makers[name] = [place]
     needed: set[int] = set()
@@ -100,7 +103,7 @@ def answer_in(cells: Iterable[str], names: Sequence[str]) -> str:
 
 def statements_of(cell: str, names: Sequence[str]) -> Iterator[Statement]:
     """The top level of a cell; a cell that is no Python has none."""
-    if cell.lstrip().startswith("%%"):
+    if cell.lstrip().startswith("%%") and cell.split()[0] not in AROUND:
         return
     lines = ["" if line.startswith(MAGIC) else line for line in cell.splitlines()]
     try:
@@ -110,13 +113,15 @@ def statements_of(cell: str, names: Sequence[str]) -> Iterator[Statement]:
             raise NoPython(f"a cell cannot be read as Python: {error}") from error
         return
     for node in tree.body:
-        if isinstance(node, ast.Expr):
+        changes = frozenset(changed_by(node))
+        if isinstance(node, ast.Expr) and not changes:
             continue
         first = min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", []))])
         source = "\n".join(lines[first - 1 : node.end_lineno])
+        imports = isinstance(node, (ast.Import, ast.ImportFrom))
         star = isinstance(node, ast.ImportFrom) and node.names[0].name == "*"
         reads = frozenset(read_by(symtable.symtable(source, "cell", "exec")))
-        yield Statement(source, frozenset(bound_by(node)), frozenset(changed_by(node)), reads, star)
+        yield Statement(source, frozenset(bound_by(node)), changes, reads, imports, star)
 
 
 def read_by(table: symtable.SymbolTable) -> Iterator[str]:
@@ -143,16 +148,26 @@ def bound_by(node: ast.AST) -> Iterator[str]:
 
 
 def changed_by(node: ast.AST) -> Iterator[str]:
-    """Names whose values a statement changes, wherever in it: `Model.method = ...`, `table[0] = ...`, `n += 1`."""
+    """Names whose values a statement changes, wherever in it: `Model.method = ...`, `n += 1`, `table.append(1)` for its own sake."""
     if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)):
         return
     if isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Name):
         yield node.target.id
     elif isinstance(node, (ast.Attribute, ast.Subscript)) and isinstance(node.ctx, ast.Store):
-        root: ast.expr = node
-        while isinstance(root, (ast.Attribute, ast.Subscript)):
-            root = root.value
-        if isinstance(root, ast.Name):
-            yield root.id
+        yield from root_of(node)
+    elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
+        call = node.value
+        if isinstance(call.func, ast.Attribute):
+            yield from root_of(call.func)
+        elif isinstance(call.func, ast.Name) and call.func.id in ("setattr", "delattr") and call.args:
+            yield from root_of(call.args[0])
     for child in ast.iter_child_nodes(node):
         yield from changed_by(child)
+
+
+def root_of(node: ast.expr) -> Iterator[str]:
+    """The name that `name.attribute[0].attribute` begins with."""
+    while isinstance(node, (ast.Attribute, ast.Subscript)):
+        node = node.value
+    if isinstance(node, ast.Name):
+        yield node.id

@@ -178,6 +178,8 @@ def differ_tensors(wanted: Tensor, got: Any, where: str, rtol: float | None, ato
         return Difference(f"shape {tuple(wanted.shape)} wanted, {tuple(got.shape)} came", where, wanted, got)
     if wanted.dtype != got.dtype:
         return Difference(f"dtype {dtype_name(wanted)} wanted, {dtype_name(got)} came", where, wanted, got)
+    if torch.equal(wanted, got):
+        return None
     wrong = ~close_elements(wanted, got, rtol, atol)
     count = int(wrong.sum())
     if count == 0:

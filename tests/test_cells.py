@@ -56,6 +56,23 @@ def test_a_table_keeps_what_a_loop_wrote_into_it() -> None:
     assert namespace(cells, ["f"])["f"]() == 4
 
 
+def test_calls_that_change_what_is_needed_come_along_and_experiments_do_not() -> None:
+    cells = [
+        "import math\ntable = []\nclass A: pass",
+        "table.append(4)\nfor i in range(2):\n    table.append(i)",
+        "setattr(A, 'size', 3)",
+        "math.factorial(-1)\nx = table.pop()\nprint(x)",
+        "def f(): return math.prod(table[:1]) * A.size",
+    ]
+    assert namespace(cells, ["f"])["f"]() == 12
+    assert "factorial" not in answer_in(cells, ["f"]) and "pop" not in answer_in(cells, ["f"])
+
+
+def test_a_cell_that_is_timed_counts_and_one_in_another_language_does_not() -> None:
+    cells = ["%%time\ndef f(): return 1", "%%bash\nf = 2", "%%timeit\ndef f(): return 3"]
+    assert namespace(cells, ["f"])["f"]() == 1
+
+
 def test_a_class_needs_its_base_and_a_function_its_decorator() -> None:
     cells = ["class Base: n = 1", "def twice(f): return lambda: 2 * f()", "class A(Base): pass", "@twice\ndef f(): return A.n"]
     assert namespace(cells, ["f"])["f"]() == 2
