@@ -2,7 +2,8 @@
 
 It never loads a solution, a check or a mistake, so there is nothing in its
 memory for a runner to find. It computes nothing but the row of random numbers
-that weights are cut from, in one thread: threads do not survive a fork. The judge asks over a socket pair; when the judge is gone, so is this.
+that weights are cut from, in one thread: threads do not survive a fork. The
+judge asks over a socket pair; when the judge is gone, so is this.
 """
 
 from __future__ import annotations
