@@ -8,6 +8,7 @@ a module or a cache, stays where it is and comes back as an `Object`.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import textwrap
 from collections.abc import Callable, Mapping
@@ -176,7 +177,12 @@ def beside(impl: Implementation, given: Callable[..., Any]) -> Function:
     gradient, generators. It must be whole in itself; `torch`, `nn`, `F` and
     `math` are there, other modules it imports inside.
     """
-    return Function(impl._channel, {"given": [textwrap.dedent(inspect.getsource(given)), given.__name__]})
+    return Function(impl._channel, {"given": [source_of(given), given.__name__]})
+
+
+@functools.lru_cache(1024)
+def source_of(given: Callable[..., Any]) -> str:
+    return textwrap.dedent(inspect.getsource(given))
 
 
 def folder(impl: Implementation) -> str:
