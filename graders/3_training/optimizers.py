@@ -260,7 +260,7 @@ def forget(optimizer, values, options):
     return seen
 
 
-@check(points=1, after=sgd_steps_against_the_gradient, values=normal("3 2", mean=5.0), **BOTH)
+@check(points=1, after=groups_have_their_own_options, values=normal("3 2", mean=5.0), **BOTH)
 def zero_grad_forgets_gradients(impl, values, sgd, adamw):
     """After zero_grad every gradient, of all groups, is None or zero; one that was None is still None."""
     return of_both(impl, forget, values, sgd=sgd, adamw=adamw)
@@ -280,7 +280,7 @@ def look_at(optimizer, value, gradient, options):
     }
 
 
-@check(points=1, after=sgd_steps_against_the_gradient, w=normal("2"), dw=normal("2"), **BOTH)
+@check(points=1, after=groups_have_their_own_options, w=normal("2"), dw=normal("2"), **BOTH)
 def parameters_move_in_place(impl, w, dw, sgd, adamw):
     """The parameter that was given is the one that moves: a leaf that still requires a gradient, and the one in param_groups."""
     return of_both(impl, look_at, w, dw, sgd=sgd, adamw=adamw)
