@@ -2,27 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
+from kata import translation, writing
 from kata.answer import Unreadable, read_answer
 from kata.curriculum import Topic
-from kata.implementation import ImplementationRaised
+from kata.implementation import Implementation, ImplementationRaised
 from kata.learner import Learner
 from kata.processes import RunnerLost, Starter
-from kata.translation import MARK, STEPS, Run, translate
 
 WALL_SECONDS = 900.0
 SAMPLES = 10
-TOPICS = ("transformer",)  # those with a real run
+
+
+@dataclass(frozen=True)
+class RealRun:
+    """A topic's training run, and how what it came to is shown."""
+
+    steps: int
+    start: Callable[[Implementation, Callable[[int, float], Any]], Any]
+    samples: Callable[[Any], RenderableType]
+    outcome: Callable[[Any], Text]
+    unit: str  # of which the loss is the mean
 
 
 def train(console: Console, topic: Topic, file: Path, starter: Starter) -> int:
     """Train, show, and say whether the mark was reached; exit status."""
+    real = RUNS[topic.name]
     try:
         learner = Learner(starter, read_answer(file), str(file.resolve()), topic.off_limits, WALL_SECONDS, topic.files)
     except Unreadable as error:
@@ -31,8 +46,8 @@ def train(console: Console, topic: Topic, file: Path, starter: Starter) -> int:
     columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("loss {task.fields[loss]:.3f}"), TimeElapsedColumn())
     try:
         with Progress(*columns, console=console) as progress, learner.limited():
-            task = progress.add_task("", total=STEPS, loss=float("nan"))
-            run = translate(learner.implementation, lambda step, loss: progress.update(task, completed=step + 1, loss=loss))
+            task = progress.add_task("", total=real.steps, loss=float("nan"))
+            run = real.start(learner.implementation, lambda step, loss: progress.update(task, completed=step + 1, loss=loss))
     except RunnerLost as lost:
         console.print(Text(f"your code {lost.message}"))
         return 1
@@ -46,10 +61,10 @@ def train(console: Console, topic: Topic, file: Path, starter: Starter) -> int:
         learner.stop()
     picture = topic.root / ".kata" / f"{topic.name}-loss.png"
     console.print(Text.from_ansi(curve(run.losses, min(console.width, 100))))
-    console.print(samples(run))
-    console.print(outcome(run))
+    console.print(real.samples(run))
+    console.print(real.outcome(run))
     try:
-        save_picture(run.losses, picture)
+        save_picture(run.losses, picture, real.unit)
         console.print(Text(f" The loss curve is in {picture.relative_to(topic.root)}.\n", "dim"))
     except OSError as error:
         console.print(Text(f" The loss curve could not be saved: {error.strerror}\n", "dim"))
@@ -70,7 +85,7 @@ def curve(losses: list[float], width: int) -> str:
     return str(plotext.build())
 
 
-def save_picture(losses: list[float], file: Path) -> None:
+def save_picture(losses: list[float], file: Path, unit: str) -> None:
     """The loss over the steps, as a picture."""
     import matplotlib
 
@@ -79,14 +94,17 @@ def save_picture(losses: list[float], file: Path) -> None:
 
     figure, axes = pyplot.subplots(figsize=(7, 4))
     axes.plot(losses, color="black", linewidth=1)
-    axes.set(xlabel="step", ylabel="cross-entropy (nats a token)", yscale="log", title="Training loss")
+    axes.set(xlabel="step", ylabel=f"cross-entropy (nats a {unit})", yscale="log", title="Training loss")
     axes.grid(alpha=0.3)
     file.parent.mkdir(exist_ok=True)
     figure.savefig(file, dpi=120, bbox_inches="tight")
     pyplot.close(figure)
 
 
-def samples(run: Run) -> Table:
+# Numbers, translated.
+
+
+def samples(run: translation.Run) -> Table:
     """Ten translations, the wrong ones first."""
     table = Table(box=None, header_style="dim")
     for column in ("", "English", "German wanted", "came"):
@@ -97,9 +115,9 @@ def samples(run: Run) -> Table:
     return table
 
 
-def outcome(run: Run) -> Text:
+def outcome(run: translation.Run) -> Text:
     """Whether the mark was reached, and if not, where to look."""
-    said = f"\n {run.exact:.1%} of {len(run.samples)} held-out numbers are translated exactly; {MARK:.0%} are wanted.\n"
+    said = f"\n {run.exact:.1%} of {len(run.samples)} held-out numbers are translated exactly; {translation.MARK:.0%} are wanted.\n"
     if run.passed:
         return Text(said, "bold green")
     last = sum(run.losses[-20:]) / len(run.losses[-20:])
@@ -108,3 +126,51 @@ def outcome(run: Run) -> Text:
     elif last > 1.0:
         said += " The training loss stayed high: do gradients reach all weights, and are there positions?\n"
     return Text(said, "bold red")
+
+
+# A book, continued.
+
+
+def pages(run: writing.Run) -> RenderableType:
+    """What was drawn from the model, and what its likeliest characters are."""
+    blocks: list[RenderableType] = []
+    for title, texts in (
+        ("drawn from its probabilities", run.drawn),
+        ("always the likeliest character, by your generate", [run.likeliest]),
+    ):
+        blocks.append(Text(f" {title}", "dim"))
+        for text in texts:
+            shown = Text(" ".join(text.split()))
+            shown.stylize("bold", 0, writing.PROMPT)
+            blocks.append(Padding(shown, (0, 1, 1, 3)))
+    return Group(*blocks)
+
+
+def progress_in_reading(run: writing.Run) -> Text:
+    """Whether the mark was reached, and if not, where to look."""
+    guessing = writing.guessing(run.vocabulary)
+    said = (
+        f" {run.held_out:.2f} nats a character on paragraphs that it has not seen; at most {writing.MARK} are wanted.\n"
+        f" Guessing has {guessing:.2f}, counting what follows one character {writing.PAIRS}, two characters {writing.TRIPLES}.\n"
+    )
+    if run.passed:
+        return Text(said, "bold green")
+    last = sum(run.losses[-20:]) / len(run.losses[-20:])
+    if run.leaks:
+        said += f" Below {writing.PLAUSIBLE} it does not predict, it reads: can a position see the character after it?\n"
+    elif run.losses[0] > 2 * guessing:
+        said += f" The first loss was {run.losses[0]:.1f}, worse than guessing: do the weights begin as small as they should?\n"
+    elif last > writing.PAIRS - 0.1:
+        said += (
+            " It has learnt little more than which characters are frequent, or follow one another: does attention reach earlier tokens?\n"
+        )
+    elif last < writing.MARK - 0.2:
+        said += " The training loss is far lower: it knows what it has read by heart, and little of the language.\n"
+    return Text(said, "bold red")
+
+
+RUNS = {
+    "transformer": RealRun(translation.STEPS, translation.translate, samples, outcome, "token"),
+    "gpt": RealRun(writing.STEPS, writing.write, pages, progress_in_reading, "character"),
+}
+TOPICS = tuple(RUNS)  # those with a real run

@@ -1,14 +1,20 @@
-"""The real run of the Transformer: its corpus, what it measures, and what it says."""
+"""The real runs: their texts, what they measure, and what they say."""
 
 from __future__ import annotations
 
+import io
 import math
+from collections import Counter
+from dataclasses import replace
 
 import pytest
+import torch
 from rooms import ROOMS
 
-from kata.corpus import make_numbers
-from kata.train import outcome
+from kata import writing
+from kata.corpus import make_numbers, make_opticks
+from kata.implementation import ImplementationRaised
+from kata.train import RUNS, TOPICS, outcome, pages, progress_in_reading
 from kata.translation import MARK, Run, padded, read_corpus, translate
 
 
@@ -66,3 +72,119 @@ def test_a_model_that_leaks_is_told_so() -> None:
 def test_a_model_that_learns_nothing_is_told_so() -> None:
     assert "do gradients reach all weights" in outcome(Run([3.0] * 30, [("one", "eins", "")], 0.0)).plain
     assert "are translated exactly" in outcome(Run([0.01] * 30, [("one", "eins", "eins")], 1.0)).plain
+
+
+def test_only_topics_of_the_journey_have_a_run() -> None:
+    assert set(TOPICS) == set(RUNS) <= set(ROOMS)
+
+
+# The book.
+
+
+def test_the_book_is_what_its_script_makes_of_it() -> None:
+    """The text that it was made from is not here; made from itself it must come out the same."""
+    text = make_opticks.FILE.read_text(encoding="utf-8")
+    assert make_opticks.lines(text) == text
+
+
+def test_the_script_leaves_prose_alone_and_all_else_out() -> None:
+    prose = "_Light_ is propa-\ngated in Time[A], as\nwas found by the Phænomena of *" + " and by these".join([""] * 20)
+    kept = prose.replace("*", "Jupiter's Satellites")
+    table = "Red    1\nBlue   2\n" * 20
+    figure = "Let the Ray ABC meet the Plane DEF in the Point G, " * 10
+    text = "\n\n".join(["PROP. I. THEOR. I.", kept, table, figure, prose, kept.replace("as", "as 17")])
+    found = make_opticks.paragraphs(text)
+    assert [line[:60] for line in found] == ["Light is propa- gated in Time, as was found by the Phaenomen"]
+
+
+def test_no_held_out_paragraph_was_read() -> None:
+    book = writing.read_book()
+    assert 100_000 < len(book.training) < 200_000 and len(book.held_out) == 17
+    assert not any(paragraph in book.training for paragraph in book.held_out)
+    assert set(book.characters) == {*book.training, *"".join(book.held_out)}
+    assert book.text(book.ids(book.training[:500]).tolist()) == book.training[:500]
+
+
+def test_targets_are_the_next_characters() -> None:
+    inputs, targets = writing.windows(torch.arange(200), stride=8)
+    assert inputs.shape == targets.shape == (17, writing.MODEL["max_len"])
+    assert torch.equal(targets, inputs + 1) and inputs[:, 0].tolist() == list(range(0, 136, 8))
+
+
+def test_tables_of_counts_are_as_good_as_is_said() -> None:
+    """Interpolated as by Witten and Bell 1991: what was never seen after a context is asked of the shorter one."""
+    book = writing.read_book()
+    unseen = "\n\n".join(book.held_out)
+    followers: list[dict[str, Counter[str]]] = []
+    for length in range(3):
+        tables: dict[str, Counter[str]] = {}
+        for i in range(length, len(book.training)):
+            tables.setdefault(book.training[i - length : i], Counter())[book.training[i]] += 1
+        followers.append(tables)
+
+    def probability(context: str, character: str) -> float:
+        shorter = probability(context[1:], character) if context else 1 / len(book.characters)
+        seen = followers[len(context)].get(context, Counter())
+        return (seen[character] + len(seen) * shorter) / (seen.total() + len(seen)) if seen else shorter
+
+    for length, wanted in enumerate((writing.SINGLES, writing.PAIRS, writing.TRIPLES)):
+        nats = [-math.log(probability(unseen[max(i - length, 0) : i], unseen[i])) for i in range(len(unseen))]
+        assert sum(nats) / len(nats) == pytest.approx(wanted, abs=0.006)
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that a second is enough for."""
+    monkeypatch.setattr(writing, "MODEL", {"max_len": 16, "d_model": 32, "num_layers": 1, "num_heads": 1})
+
+
+def test_a_short_run_reads_and_writes(small: None) -> None:
+    reports: list[int] = []
+    run = writing.write(ROOMS["gpt"].reference, lambda step, loss: reports.append(step), steps=31)
+    assert len(run.losses) == 31 and reports == [0, 10, 20, 30]
+    assert run.losses[0] == pytest.approx(writing.guessing(run.vocabulary), abs=0.1)
+    assert run.losses[-1] < 3.5 and run.held_out < 3.5 and not run.passed
+    prompts = [paragraph[: writing.PROMPT] for paragraph in writing.read_book().held_out[: writing.PAGES]]
+    assert [text[: writing.PROMPT] for text in (*run.drawn, run.likeliest)] == [*prompts, prompts[0]]
+    assert {len(text) for text in (*run.drawn, run.likeliest)} == {writing.PROMPT + writing.NEW}
+
+
+def test_a_gpt_that_leaks_is_told_so(small: None) -> None:
+    leaking = next(m for m in ROOMS["gpt"].mistakes if m.id == "causal-mask-one-too-wide")
+    run = writing.write(leaking.implementation, lambda step, loss: None, steps=300)
+    assert run.leaks and not run.passed
+    assert "can a position see the character after it?" in progress_in_reading(run).plain
+
+
+GOOD = writing.Run([4.1, 2.0, 1.4], 1.5, 62, "The Rays of the Rays of the Rays", ["The Sun's Light, and the"])
+
+
+@pytest.mark.parametrize(
+    "run, passed, said",
+    [
+        (GOOD, True, "1.50 nats a character"),
+        (replace(GOOD, held_out=0.2), False, "can a position see the character after it?"),
+        (replace(GOOD, held_out=2.2, losses=[38.0, 2.2]), False, "The first loss was 38.0, worse than guessing"),
+        (replace(GOOD, held_out=2.4, losses=[4.1, *[2.4] * 30]), False, "does attention reach earlier tokens?"),
+        (replace(GOOD, held_out=1.9, losses=[4.1, *[1.2] * 30]), False, "by heart"),
+        (replace(GOOD, held_out=float("nan")), False, "nan nats"),
+    ],
+)
+def test_what_a_run_came_to_is_said(run: writing.Run, passed: bool, said: str) -> None:
+    assert run.passed is passed
+    assert said in progress_in_reading(run).plain
+
+
+def test_pages_show_what_was_written() -> None:
+    from rich.console import Console
+
+    console = Console(width=80, file=io.StringIO())
+    with console.capture() as capture:
+        console.print(pages(GOOD))
+    shown = capture.get()
+    assert "The Sun's Light, and the" in shown and "The Rays of the Rays" in shown
+
+
+def test_what_is_no_gpt_is_told_as_the_learners_fault() -> None:
+    with pytest.raises(ImplementationRaised, match=r"the model was to give a tensor of shape \(2, 3, 5\), a tuple of 2 came"):
+        writing.expect((1, 2), [2, 3, 5], "the model")
