@@ -81,6 +81,7 @@ class Host:
         random.seed(seed)
         numpy.random.seed(seed % 2**32)
         torch.default_generator.manual_seed(seed)
+        torch.set_grad_enabled(True)
 
     # What a check may ask for.
 
