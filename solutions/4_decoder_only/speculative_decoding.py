@@ -113,8 +113,7 @@ def speculative_generate(
         draft: likewise, over the same vocabulary.
         ids: the prompt, (n,) int64, n at least 1.
         gamma: γ, at least 1.
-        max_new: tokens to add; with 0 the prompt comes back, and no model is
-            called.
+        max_new: tokens to add; with 0 the prompt comes back.
         generator: whatever is drawn at random is drawn from it, and from
             PyTorch's global generator only if it is None. Which numbers are
             drawn, how many and in which order, is free.
