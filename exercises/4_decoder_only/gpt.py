@@ -128,7 +128,6 @@ def num_parameters(model: nn.Module) -> int:
     raise NotImplementedError
 
 
-@torch.no_grad()
 def generate(model: GPT, ids: Tensor, max_new: int) -> Tensor:
     """Continue each row by its likeliest next token, max_new times.
 

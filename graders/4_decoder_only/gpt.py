@@ -152,8 +152,8 @@ def blocks_add_to_a_free_residual_stream(impl, ids, V, N, seed):
     """Where attention and feed-forward add nothing, the logits are lm_head of final_norm, eps 1e-5, of token plus position embeddings."""
     model = impl.GPT(V, 6, 6, N, 2)
     nothing = {"out_proj": 0.0, "ff.down": 0.0}
-    scales = {"embeddings": 1.0, "small embeddings": 3e-3}
-    return {name: filled_at_random(impl, model, V, 6, 6, seed, scale, constant=nothing)(ids) for name, scale in scales.items()}
+    scales = {"with embeddings around 1": 1.0, "with embeddings around 0.003, logits times 333": 3e-3}
+    return {name: filled_at_random(impl, model, V, 6, 6, seed, scale, constant=nothing)(ids) / scale for name, scale in scales.items()}
 
 
 @check(
@@ -166,10 +166,10 @@ def blocks_add_to_a_free_residual_stream(impl, ids, V, N, seed):
 )
 def each_sublayer_is_right_alone(impl, ids, H, seed):
     """Where only one of the two adds something, it is causal attention of H heads over norm1(x), or down(gelu(up(norm2(x)))), tanh-GELU."""
-    M = 4 * H
+    M, small = 4 * H, 3e-3  # embeddings so small that an eps is seen
     model = impl.GPT(7, 6, M, 1, H)
     alone = {"attention alone": {"ff.down": 0.0}, "feed-forward alone": {"out_proj": 0.0}}
-    return {name: filled_at_random(impl, model, 7, 6, M, seed, 3e-3, constant=nothing)(ids) for name, nothing in alone.items()}
+    return {name: filled_at_random(impl, model, 7, 6, M, seed, small, constant=nothing)(ids) / small for name, nothing in alone.items()}
 
 
 @check(
@@ -192,10 +192,10 @@ def logits_are_those_of_gpt2(impl, ids, V, H, D, N, seed):
 def more_than_max_len_tokens_are_refused(impl, max_len, seed):
     """max_len tokens work; with one more forward raises ValueError."""
     model = built(impl, seed, max_len=max_len)
-    return {
-        f"shape for {max_len} tokens": list(model(torch.ones(2, max_len, dtype=torch.int64)).shape),
-        f"for {max_len + 1} tokens": failure(model, torch.ones(2, max_len + 1, dtype=torch.int64))[0],
-    }
+    most, more = (torch.ones(2, length, dtype=torch.int64) for length in (max_len, max_len + 1))
+    seen = {f"shape for {max_len} tokens": list(model(most).shape), f"for {max_len + 1} tokens": failure(model, more)[0]}
+    model.eval()
+    return seen | {f"for {max_len + 1} tokens in evaluation": failure(model, more)[0]}
 
 
 # The loss.
@@ -224,7 +224,7 @@ def loss_and_gradients(model, ids, targets):
 def loss_is_the_mean_cross_entropy(impl, ids, targets, V, seed):
     """With targets come the logits and the cross-entropy, a mean over the targets that are not -100; all weights get their gradients."""
     targets[0, -1], targets[1, 0], ids[1, 0] = -100, 0, 0  # 0 is a token like any other
-    return beside(impl, loss_and_gradients)(built(impl, seed, V), ids, targets)
+    return beside(impl, loss_and_gradients)(built(impl, seed, V, max_len=ids.shape[1], N=2), ids, targets)
 
 
 def share_dropped(impl, model, ids, place):
@@ -270,14 +270,14 @@ def writer(impl, seed, max_len, **options):
 @check(
     points=1,
     after=logits_are_those_of_gpt2,
-    sizes={"B": (4,), "L": (3, 1), "N": (4,)},
+    sizes={"B": (4,), "L": (3, 1), "N": (6,)},
     ids=indices("B L", below=13),
     n=size("N"),
     seed=seed(),
 )
 def likeliest_tokens_are_added(impl, ids, n, seed):
     """generate returns each row and behind it max_new tokens, one after the other the likeliest; max_new may be 0. ids stay the same."""
-    model = writer(impl, seed, max_len=8)
+    model = writer(impl, seed, max_len=9)
     return {
         "max_new = 0": impl.generate(model, ids, 0),
         f"max_new = {n}": impl.generate(model, ids, n),
@@ -300,7 +300,7 @@ def generated(generate, model, ids):
     torch.set_grad_enabled(True)
     return {
         "tokens": out,
-        "mode afterwards": "training" if model.training else "evaluation",
+        "mode afterwards": " and ".join(sorted({"training" if module.training else "evaluation" for module in model.modules()})),
         "tensors kept for a backward pass": "some" if saved else "none",
         "gradients afterwards": "can be had" if recording else "are switched off",
     }

@@ -78,18 +78,11 @@ def any_shape_of_places_will_do(impl, relative):
 
 # The bias.
 
-INNER = {"H": (3,), "D": (2,), "M": (4,), "hidden": (5,)}
 
-
-@check(points=1, H=size("H"), sizes=INNER)
-def parameters_have_their_names_and_shapes(impl, H):
-    """All parameters have the names and shapes of the docstrings; there are no others, no biases, and cross-attention in decoders only."""
-    return {
-        "RelativeBias": parameters(impl.RelativeBias(H, 8)),
-        "T5Attention": parameters(impl.T5Attention(4, H, 2)),
-        "T5Block": parameters(impl.T5Block(4, H, 2, 5)),
-        "T5Block, decoder": parameters(impl.T5Block(4, H, 2, 5, decoder=True)),
-    }
+@check(points=1, sizes={"H": (3,), "N": (8,)}, H=size("H"), N=size("N"))
+def bias_has_a_number_for_each_bucket_and_head(impl, H, N):
+    """RelativeBias has embedding.weight, (num_buckets, H), and no other parameter."""
+    return parameters(impl.RelativeBias(H, N))
 
 
 def bias_of(impl, H, seed, *options, **named):
@@ -98,7 +91,7 @@ def bias_of(impl, H, seed, *options, **named):
 
 @check(
     points=2,
-    after=(parameters_have_their_names_and_shapes, one_direction_has_all_buckets),
+    after=(bias_has_a_number_for_each_bucket_and_head, one_direction_has_all_buckets),
     sizes={"H": (1, 3), "L": (1, 25), "S": (20, 4)},
     H=size("H"),
     L=size("L"),
@@ -133,12 +126,18 @@ def first_query_stands_at_the_offset(impl, L, n, seed):
 SIZES = {"B": (2,), "L": (1, 3), "S": (2, 5), "H": (1, 3), "D": (4, 2), "M": (3, 5)}
 
 
+@check(points=1, sizes={"H": (3,), "D": (2,)}, H=size("H"), D=size("D"))
+def attention_has_four_matrices(impl, H, D):
+    """q_proj, k_proj and v_proj have H·D rows of M numbers, out_proj M rows of H·D; there are no biases and no other parameters."""
+    return parameters(impl.T5Attention(4, H, D))
+
+
 def attention(impl, M, H, D, seed):
     """A layer with weights that the seed gives."""
     return with_weights(impl.T5Attention(M, H, D), seed)
 
 
-@check(points=2, after=parameters_have_their_names_and_shapes, sizes=SIZES, x=normal("B L M"), H=size("H"), D=size("D"), seed=seed())
+@check(points=2, after=attention_has_four_matrices, sizes=SIZES, x=normal("B L M"), H=size("H"), D=size("D"), seed=seed())
 def scores_are_not_scaled(impl, x, H, D, seed):
     """Without bias and mask, out_proj gets softmax(q·k) v of all heads side by side: nothing is divided by √D, nothing is causal."""
     return attention(impl, x.shape[-1], H, D, seed)(x)
@@ -198,13 +197,19 @@ ONE = {"B": (2,), "L": (3,), "S": (2,), "H": (2,), "D": (3,), "M": (4,)}
 NOTHING = {"out_proj": 0.0, "down": 0.0}
 
 
+@check(points=1, after=attention_has_four_matrices, sizes={"H": (3,), "D": (2,)}, H=size("H"), D=size("D"))
+def blocks_have_their_parameters(impl, H, D):
+    """The parameters of a block have the names and shapes of the docstring; cross_norm and cross_attn are in a decoder's only."""
+    return {"encoder": parameters(impl.T5Block(4, H, D, 5)), "decoder": parameters(impl.T5Block(4, H, D, 5, decoder=True))}
+
+
 def block(impl, M, H, D, seed, decoder=False, **options):
     return with_weights(impl.T5Block(M, H, D, 7, decoder), seed, **options)
 
 
 @check(
     points=2,
-    after=bias_is_added_to_the_scores,
+    after=(blocks_have_their_parameters, bias_is_added_to_the_scores),
     sizes=ONE | {"M": (4, 5)},
     x=normal("B L M", mean=1.0),
     H=size("H"),

@@ -148,7 +148,6 @@ def num_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-@torch.no_grad()
 def generate(model: GPT, ids: Tensor, max_new: int) -> Tensor:
     """Continue each row by its likeliest next token, max_new times.
 
@@ -173,9 +172,10 @@ def generate(model: GPT, ids: Tensor, max_new: int) -> Tensor:
     was_training = model.training
     max_len = model.position_embedding.num_embeddings
     model.eval()
-    for _ in range(max_new):
-        logits = model(ids[:, -max_len:])
-        ids = torch.cat([ids, logits[:, -1:].argmax(-1)], dim=1)
+    with torch.no_grad():
+        for _ in range(max_new):
+            logits = model(ids[:, -max_len:])
+            ids = torch.cat([ids, logits[:, -1:].argmax(-1)], dim=1)
     model.train(was_training)
     return ids
 
