@@ -124,6 +124,8 @@ def lora_state_dict(model: nn.Module) -> dict[str, Tensor]:
     Returns:
         For instance {"blocks.0.q_proj.A": (r, in), "blocks.0.q_proj.B": (out, r)}.
 
+    Source: Hu et al. 2021, section 4.2 (what a checkpoint holds).
+
     >>> model = nn.ModuleDict({"up": nn.Linear(4, 8), "down": nn.Linear(8, 4)})
     >>> _ = add_lora(model, ["up"], r=2, alpha=4.0)
     >>> {name: tuple(tensor.shape) for name, tensor in lora_state_dict(model).items()}

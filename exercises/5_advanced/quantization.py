@@ -65,6 +65,8 @@ def dequantize(q: Tensor, scale: Tensor) -> Tensor:
     Returns:
         q times scale, float32, of the shape of q.
 
+    Source: Dettmers et al. 2022, "LLM.int8()", section 2.1.
+
     >>> dequantize(torch.tensor([100, -7], dtype=torch.int8), torch.tensor(0.5))
     tensor([50.0000, -3.5000])
     """
@@ -115,6 +117,8 @@ def pack_int4(q: Tensor) -> Tensor:
     Raises:
         ValueError: the last axis is odd.
 
+    Source: ONNX, "4 bit integer types", packing and unpacking.
+
     >>> pack_int4(torch.tensor([1, 2, -1, 0], dtype=torch.int8))
     tensor([33, 15], dtype=torch.uint8)
     """
@@ -130,6 +134,8 @@ def unpack_int4(packed: Tensor) -> Tensor:
 
     Returns:
         int8, (..., 2n), numbers from -8 to 7.
+
+    Source: ONNX, "4 bit integer types", packing and unpacking.
 
     >>> unpack_int4(torch.tensor([33, 15], dtype=torch.uint8))
     tensor([ 1,  2, -1,  0], dtype=torch.int8)

@@ -249,7 +249,7 @@ def encoder_block_is_that_of_t5(impl, x, bias, mask, H, D, seed):
 @check(
     points=2,
     after=encoder_block_is_that_of_t5,
-    sizes=BLOCK,
+    sizes=ONE | {"L": (1, 3), "S": (3, 2)},
     x=normal("B L M"),
     memory=normal("B S M", scale=2.0),
     bias=normal("1 H L L"),
