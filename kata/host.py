@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import functools
 import inspect
 import math
 import random
@@ -18,7 +19,7 @@ import traceback
 import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any
 
 import numpy
@@ -192,7 +193,7 @@ class Host:
         """A function or class of the grader, the same one until the run ends."""
         if source not in self.given:
             scope = {"torch": torch, "nn": torch.nn, "F": torch.nn.functional, "math": math, "__name__": "given"}
-            exec(compile(source, "<the grader>", "exec", dont_inherit=True), scope)
+            exec(compiled(source), scope)
             self.given[source] = scope[name]
         return self.given[source]
 
@@ -231,6 +232,11 @@ class Host:
         shown = [] if own is None else [frame for frame in frames[own:] if not frame.filename.startswith(ours)]
         types = [f"{cls.__module__}.{cls.__qualname__}" for cls in type(error).__mro__]
         return {"types": types[:10], "message": text[:MAX_TEXT], "traceback": "".join(traceback.format_list(shown))[-MAX_TEXT:]}
+
+
+@functools.lru_cache(1024)
+def compiled(source: str) -> CodeType:
+    return compile(source, "<the grader>", "exec", dont_inherit=True)
 
 
 def empty(folder: Path) -> None:

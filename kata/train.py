@@ -164,6 +164,8 @@ def progress_in_reading(run: writing.Run) -> Text:
         said += (
             " It has learnt little more than which characters are frequent, or follow one another: does attention reach earlier tokens?\n"
         )
+    elif last > writing.TRIPLES:
+        said += " It sees earlier characters, and too little of their order: are positions added?\n"
     elif last < writing.MARK - 0.2:
         said += " The training loss is far lower: it knows what it has read by heart, and little of the language.\n"
     return Text(said, "bold red")

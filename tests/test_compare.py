@@ -27,10 +27,12 @@ def message(wanted: Any, got: Any, **tolerance: float) -> str:
         ((T([1]), 2), [T([1]), 2]),
         ({"a": 1.0}, {"a": 1.0 + 1e-9}),
         (1.0, 1),
+        (float("inf"), float("inf")),
+        (float("nan"), float("nan")),
         ("x", "x"),
         (None, None),
     ],
-    ids=range(9),
+    ids=range(11),
 )
 def test_equal(wanted: Any, got: Any) -> None:
     assert message(wanted, got) == ""
@@ -100,3 +102,9 @@ def test_costs_are_graded_by_their_share() -> None:
         found = cost(wanted, got)
         assert found is not None
         assert says in found.message
+
+
+@pytest.mark.parametrize("got", [1.0 + 1e-3, 10**400, float("nan"), float("inf"), True], ids=range(5))
+def test_a_number_that_is_another_is_told(got: object) -> None:
+    assert message(1.0, got)
+    assert message(float("inf"), -1.0)
