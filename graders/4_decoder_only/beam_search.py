@@ -2,7 +2,7 @@
 
 import torch
 
-from kata.grading import beside, check, choice, distinct, failure, index, normal, size
+from kata.grading import beside, check, choice, distinct, failure, index, size
 
 SMALL = {"T": (1, 4), "V": (3, 5)}
 ONE_SIZE = {"T": (4,), "V": (4,)}
@@ -135,7 +135,7 @@ def first_beam_is_the_best_tokens(impl, logits, eos_id, width):
     points=2,
     after=first_beam_is_the_best_tokens,
     sizes={"T": (2, 3), "V": (3, 5)},
-    table=normal("T V V"),
+    table=distinct("T V V"),
     eos_id=index("V"),
     width=choice(2, 3),
 )
@@ -160,7 +160,7 @@ def what_ranks_lower_is_dropped(impl, tree):
     points=1,
     after=continuations_compete_with_all_others,
     sizes={"V": (4, 6), "R": (97,), "T": (3,)},
-    table=normal("R V"),
+    table=distinct("R V"),
     eos_id=index("V"),
     max_len=size("T"),
 )
@@ -171,7 +171,7 @@ def step_is_given_whole_hypotheses(impl, table, eos_id, max_len):
     return read(impl.beam_search(step, (eos_id + 1) % V, eos_id, 3, max_len))
 
 
-@check(points=1, sizes=ONE_SIZE, table=normal("T V V"), eos_id=index("V"), width=choice(1, 3))
+@check(points=1, sizes=ONE_SIZE, table=distinct("T V V"), eos_id=index("V"), width=choice(1, 3))
 def step_is_given_what_it_takes(impl, table, eos_id, width):
     """step is given int64 ids in two dimensions; each row begins with bos and holds 1 to max_len ids, bos included. (Here none ends.)"""
     V = table.shape[-1]
@@ -194,7 +194,7 @@ def ended_hypotheses_make_room(impl, tree, other_tree):
     points=2,
     after=continuations_compete_with_all_others,
     sizes={"T": (2, 4), "V": (5,)},
-    table=normal("T V V"),
+    table=distinct("T V V"),
     eos_id=index("V"),
     width=choice(2, 3),
     draws=2,
@@ -215,7 +215,9 @@ def ends_below_the_beam_are_dropped(impl, tree):
     return {f"beam_width = {width}": read(impl.beam_search(step, 1, 0, width, 2)) for width in (1, 2, 3)}
 
 
-@check(points=1, after=ended_hypotheses_are_set_aside, sizes={"T": (1, 3), "V": (4,)}, table=normal("T V V", scale=0.5), eos_id=index("V"))
+@check(
+    points=1, after=ended_hypotheses_are_set_aside, sizes={"T": (1, 3), "V": (4,)}, table=distinct("T V V", spread=0.5), eos_id=index("V")
+)
 def live_ones_count_at_the_end(impl, table, eos_id):
     """After max_len tokens live hypotheses compete with the finished ones; they are returned without eos.
 
@@ -225,7 +227,7 @@ def live_ones_count_at_the_end(impl, table, eos_id):
     return read(impl.beam_search(step_of(impl, table), (eos_id + 1) % V, eos_id, 4, len(table)))
 
 
-@check(points=1, after=ended_hypotheses_are_set_aside, sizes={"V": (3, 5)}, table=normal("3 V V"), eos_id=index("V"))
+@check(points=1, after=ended_hypotheses_are_set_aside, sizes={"V": (3, 5)}, table=distinct("3 V V"), eos_id=index("V"))
 def impossible_hypotheses_are_not_kept(impl, table, eos_id):
     """A hypothesis whose sum is -inf is not kept, even if there are fewer than beam_width.
 
@@ -239,7 +241,7 @@ def impossible_hypotheses_are_not_kept(impl, table, eos_id):
 
 
 @check(
-    points=1, after=ended_hypotheses_are_set_aside, sizes={"T": (1, 3), "V": (2, 3)}, table=normal("T V V", scale=3.0), eos_id=index("V")
+    points=1, after=ended_hypotheses_are_set_aside, sizes={"T": (1, 3), "V": (2, 3)}, table=distinct("T V V", spread=3.0), eos_id=index("V")
 )
 def wide_beam_finds_all(impl, table, eos_id):
     """A beam with room for all hypotheses, wider than V, finds each of them, the best first.
@@ -257,7 +259,7 @@ def wide_beam_finds_all(impl, table, eos_id):
     points=2,
     after=ended_hypotheses_are_set_aside,
     sizes={"T": (2, 4), "V": (4,)},
-    table=normal("T V V"),
+    table=distinct("T V V"),
     eos_id=index("V"),
     width=choice(2, 4),
     alpha=choice(0.6, 1.0, 2.0),
@@ -280,7 +282,7 @@ def search_goes_on_after_an_end(impl, tree, alpha):
     return {f"beam_width = {width}": read(impl.beam_search(step, 1, 0, width, 3, alpha)) for width in (1, 2)}
 
 
-@check(points=1, table=normal("2 4 4"))
+@check(points=1, table=distinct("2 4 4"))
 def arguments_out_of_range_raise(impl, table):
     """beam_width or max_len below 1, or alpha below 0, raises ValueError."""
     step = step_of(impl, table)
