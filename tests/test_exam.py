@@ -19,15 +19,15 @@ from kata.verdict import Verdict
 Grade = Callable[..., Verdict]
 
 
-def case(topic: Topic, *values: object, id: str = ""):
-    """A test's parameters; one process takes all of a topic, for it remembers what it has computed."""
-    return pytest.param(topic.name, *values, id=f"{topic.name}{id}", marks=pytest.mark.xdist_group(topic.name))
+def case(topic: Topic, *values: object, id: str = "", apart: str = ""):
+    """A test's parameters; one process takes all of a topic, for it remembers what it has computed, but for what stands `apart`."""
+    return pytest.param(topic.name, *values, id=f"{topic.name}{id}", marks=pytest.mark.xdist_group(topic.name + apart))
 
 
 EACH = [case(topic) for topic in TOPICS]
 MISTAKES = [case(topic, mistake, id=f"-{mistake.id}") for topic in TOPICS for mistake in ROOMS[topic.name].mistakes]
 RIGHT = [  # each under the seed that learners meet, and under one of its own: several for each check
-    case(topic, file, seed, id=f"-{file.stem}-{seed}")
+    case(topic, file, seed, id=f"-{file.stem}-{seed}", apart=f"-{file.stem}")
     for topic in TOPICS
     for place, file in enumerate(sorted((ANSWERS / topic.name).glob("*.py")))
     for seed in (0, place + 1)
