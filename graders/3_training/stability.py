@@ -202,9 +202,9 @@ def overflow_skips_the_step(impl, a, b, place):
 def unscaled_again(LossScaler, grad):
     """What becomes of a second unscale in one step, and in the next."""
 
-    def tried(action):
+    def tried(action, *args):
         try:
-            action()
+            action(*args)
         except NotImplementedError:
             raise
         except RuntimeError:
@@ -225,10 +225,10 @@ def unscaled_again(LossScaler, grad):
             scaler.step(Optimizer(), [param])
         else:
             scaler.unscale([param])
-        seen[name] = {"raised": tried(lambda: scaler.unscale([param])), "gradient": param.grad}  # noqa: B023
+        seen[name] = {"raised": tried(scaler.unscale, [param]), "gradient": param.grad}
         scaler.update()
         param.grad = grad.clone()
-        seen[f"{name}, then update"] = {"raised": tried(lambda: scaler.unscale([param])), "gradient": param.grad}  # noqa: B023
+        seen[f"{name}, then update"] = {"raised": tried(scaler.unscale, [param]), "gradient": param.grad}
     return seen
 
 

@@ -168,7 +168,7 @@ def trained(toys, train, x, y, sizes, steps, options):
     return {
         "losses": losses,
         "parameters": {name: param.detach() for name, param in model.named_parameters()},
-        "rates": [torch.tensor(rates) for rates in zip(*optimizer.rates)],  # noqa: B905
+        "rates": [torch.tensor(rates) for rates in zip(*optimizer.rates, strict=False)],
     }
 
 
@@ -393,7 +393,7 @@ def interrupted(toys, save_checkpoint, load_checkpoint, path):
         told = "as if all went well"
     except NotImplementedError:
         raise
-    except Exception:
+    except Exception:  # whichever is raised
         told = "with an exception"
     seen = {"the save that broke off ends": told, "the checkpoint that is there then": loaded()}
     saved(3)
@@ -460,7 +460,7 @@ def invaded(toys, load_checkpoint, path):
         told = "goes through"
     except NotImplementedError:
         raise
-    except Exception:
+    except Exception:  # whichever is raised
         told = "raises an exception"
     called = builtins.__dict__.pop("kata_guest_was_here", False)
     return {"the load": told, "the code in the file": "was called" if called else "was not called"}

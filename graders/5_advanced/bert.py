@@ -5,7 +5,10 @@ shares of many tokens within six standard deviations, and on where the draw
 comes from; never on one stream of numbers.
 """
 
+import math
+
 import torch
+import torch.nn.functional as F
 
 from kata.grading import beside, booleans, check, choice, failure, indices, inputs_after, parameters, seed, size, with_weights
 
@@ -162,7 +165,7 @@ def scaled(model, scales):
     """The model with some of its parameters multiplied."""
     with torch.no_grad():
         for name, parameter in model.named_parameters(remove_duplicate=False):
-            parameter.mul_(math.prod(scale for part, scale in scales.items() if part in name))  # noqa: F821
+            parameter.mul_(math.prod(scale for part, scale in scales.items() if part in name))
     return model
 
 
@@ -290,7 +293,7 @@ def head_ends_in_the_token_embedding(impl, ids, V, seed):
 
 def loss_and_gradients(model, ids, labels):
     hidden, pooled = model(ids)
-    loss = F.cross_entropy(model.mlm_logits(hidden).flatten(0, 1), labels.flatten()) + pooled.sum()  # noqa: F821
+    loss = F.cross_entropy(model.mlm_logits(hidden).flatten(0, 1), labels.flatten()) + pooled.sum()
     loss.backward()
     return {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in model.named_parameters()}
 

@@ -307,5 +307,5 @@ def test_the_rate_of_a_resumed_run_is_for_the_caller_to_shift() -> None:
     whole, parts, batches = language_model(2, 0.0), language_model(2, 0.0), padded(8, 4, 0).split(2)
     optimizers = [torch.optim.SGD(model.parameters(), lr=math.nan) for model in (whole, parts)]
     losses = training_loop.train(whole, optimizers[0], schedule, batches, token_losses, 8)
-    halves = [training_loop.train(parts, optimizers[1], lambda step: schedule(done + step), batches, token_losses, 4) for done in (0, 4)]  # noqa: B023
+    halves = [training_loop.train(parts, optimizers[1], lambda step: schedule(done + step), batches, token_losses, 4) for done in (0, 4)]  # noqa: B023  # called before the next turn
     assert losses == halves[0] + halves[1]
