@@ -324,6 +324,7 @@ def drafts_are_drawn_from_draft(impl, seed):
 
 
 SKEWED = [[0.3, 0.7]] * 2  # target; its draft says 0 nearly always
+LEANING = [[0.9, 0.1]] * 2  # target; its draft says 0 a little too often
 LURED = [[0.0, 0.0, 0.3, 0.7]] + [[0.3, 0.7, 0.0, 0.0]] * 3  # target; its draft says 0, and 2 after a 0
 
 
@@ -333,8 +334,9 @@ def law_is_that_of_target_with_any_draft(impl, seed):
     made, generator = beside(impl, chain), beside(impl, generator_from)(seed)
     seen = {}
     for table, draft_table, gamma, number, kind in (
-        (SKEWED, [[0.98, 0.02]] * 2, 4, 100, [0, 1]),
-        (LURED, [[0.0, 0.0, 0.98, 0.02]] + [[0.98, 0.02, 0.0, 0.0]] * 3, 1, 130, [0, 1, 0, 1]),
+        (SKEWED, [[0.98, 0.02]] * 2, 4, 240, [0, 1]),
+        (LEANING, [[0.98, 0.02]] * 2, 2, 120, [0, 1]),
+        (LURED, [[0.0, 0.0, 0.98, 0.02]] + [[0.98, 0.02, 0.0, 0.0]] * 3, 1, 240, [0, 1, 0, 1]),
     ):
         models = [made(torch.tensor(rows).double()) for rows in (table, draft_table)]
         tokens = impl.speculative_generate(*models, torch.tensor([1]), gamma, number, generator=generator)[1:].tolist()
