@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -38,7 +40,7 @@ class Learner:
         files: bool = False,
     ):
         self.starter, self.source, self.path, self.off_limits, self.wall, self.files = starter, source, path, off_limits, wall, files
-        self.folder: tempfile.TemporaryDirectory[str] | None = None
+        self.folder: str | None = None
         self.process: Process | None = None
         self.output: Output | None = None
         self.late = False
@@ -70,13 +72,13 @@ class Learner:
         self.output = Output(self.process.output)
         self.late = False
         if self.files:
-            self.folder = tempfile.TemporaryDirectory(prefix="kata-", ignore_cleanup_errors=True)
+            self.folder = tempfile.mkdtemp(prefix="kata-")
         order = {
             "path": self.path,
             "source": self.source,
             "name": "answer",
             "off_limits": list(self.off_limits),
-            "folder": self.folder.name if self.folder else None,
+            "folder": self.folder,
         }
         with deadline(self.wall, self.too_late):
             header, _ = self.exchange((order, []), nothing_to_call)
@@ -138,9 +140,19 @@ class Learner:
             self.printed.append(harmless(self.output.text(), 2 * OUTPUT_KEPT))
             process.output.close()
         if self.folder:
-            self.folder.cleanup()
+            remove(self.folder)
             self.folder = None
         return status
+
+
+def remove(folder: str) -> None:
+    """Remove a folder that an answer wrote to: its links are not followed, and nothing in it can hinder that."""
+    os.chmod(folder, 0o700)
+    for place, folders, _ in os.walk(folder):
+        for path in (os.path.join(place, name) for name in folders):
+            if not os.path.islink(path):
+                os.chmod(path, 0o700)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def nothing_to_call(message: Message) -> Message:

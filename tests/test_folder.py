@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from kata.compare import Value
 from kata.grading import check, choice, folder
 from kata.host import Local
 from kata.implementation import Implementation
@@ -59,12 +60,38 @@ def test_an_answer_writes_into_its_folder_and_nowhere_else(runners: Starter) -> 
     with learner.limited():
         seen = runs(learner.implementation)
         assert learner.folder
-        place = Path(learner.folder.name)
+        place = Path(learner.folder)
         assert place.exists()
     learner.stop()
     allowed = {"before": [], "write": "done", "replace": "done", "after": ["old"]}
     assert seen == [allowed | {"beside it": "refused", "above it": "refused", "huge": "refused"}] * 2
     assert not place.exists()
+
+
+def test_what_an_answer_leaves_is_removed_and_what_its_links_lead_to_is_not(runners: Starter, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("kept")
+    (tmp_path / "file").chmod(0o640)
+    source = f"""
+import os
+
+def use(path, size):
+    os.makedirs(path + "/shut")
+    for target in {[str(tmp_path), str(tmp_path / "file")]!r}:
+        try:
+            os.symlink(target, path + "/shut/" + os.path.basename(target))
+        except OSError:  # Landlock refuses links; where it is not, they must do no harm
+            pass
+    os.chmod(path + "/shut", 0o500)
+    os.chmod(path, 0)
+"""
+    learner = Learner(runners, source, "answer.py", [], files=True)
+    with learner.limited():
+        outcome = what_can_be_done.run(learner.implementation, {"size": 1})
+        place = Path(learner.folder or "")
+    learner.stop()
+    assert outcome == Value(None)
+    assert not place.exists()
+    assert (tmp_path / "file").read_text() == "kept" and (tmp_path / "file").stat().st_mode & 0o777 == 0o640
 
 
 def test_a_topic_without_files_has_no_folder(runners: Starter) -> None:
