@@ -121,7 +121,8 @@ def save_checkpoint(
     """Write all that training needs to go on: model, optimizer, step, and the states of the random generators.
 
     These are the one given, if any, and PyTorch's global one on the CPU, which
-    dropout draws from.
+    dropout draws from. The one file holds all: it may be moved, and loaded by
+    another process.
 
     The checkpoint that lies at the path is replaced at once: whoever opens it
     finds the old one whole or the new one whole, at every moment, and so does

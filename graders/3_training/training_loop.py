@@ -254,6 +254,8 @@ def path_of(impl):
 
 def restored(toys, save_checkpoint, load_checkpoint, path, x, step):
     """What a checkpoint brings back to a model and an optimizer that were made anew."""
+    import os
+
     Line, SGD, _, _ = toys()
 
     def made(rate):
@@ -269,8 +271,10 @@ def restored(toys, save_checkpoint, load_checkpoint, path, x, step):
         model(row).square().backward()
         optimizer.step()
     save_checkpoint(path, model, optimizer, step)
+    os.rename(path, path + "-moved")
     model, optimizer = made(5.0)
-    returned = load_checkpoint(path, model, optimizer)
+    save_checkpoint(path, model, optimizer, step + 1)
+    returned = load_checkpoint(path + "-moved", model, optimizer)
     state = model.state_dict()
     return {
         "returned": returned,
@@ -282,7 +286,10 @@ def restored(toys, save_checkpoint, load_checkpoint, path, x, step):
 
 @check(points=2, sizes={"D": (4,)}, x=normal("3 D"), step=index(1000))
 def checkpoints_bring_the_run_back(impl, x, step):
-    """load_checkpoint returns the saved step; parameters, buffers and the optimizer's state are what they were at the save."""
+    """load_checkpoint returns the saved step; parameters, buffers and the optimizer's state are what they were at the save.
+
+    (The file alone holds them: it is moved, and another is saved in its place, before it is loaded.)
+    """
     return with_toys(impl, restored)(impl.save_checkpoint, impl.load_checkpoint, path_of(impl), x, step)
 
 
