@@ -83,8 +83,8 @@ def state(scores: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         m = max(row, default=-math.inf)
         p = [math.exp(s - m) for s in row]
         rows.append((m, sum(p), [sum(p_j * v_j for p_j, v_j in zip(p, column, strict=True)) for column in v.T.tolist()]))
-    m, l, o = zip(*rows, strict=True)
-    return torch.tensor(m).double(), torch.tensor(l).double(), torch.tensor(o).double()
+    m, l, o = (torch.tensor(x, dtype=torch.float64) for x in zip(*rows, strict=True))
+    return m, l, o
 
 
 @given(cuts=st.lists(st.integers(0, 6), min_size=2, max_size=2), spread=st.sampled_from([1.0, 300.0, 1e4]), seed=seeds)
