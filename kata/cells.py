@@ -46,7 +46,7 @@ def written(topic: Topic, cells: Iterable[str]) -> Path:
         source = answer_in(cells, names)
         if not source.strip():
             raise Misuse(f"none of {', '.join(names)} is defined: run the cells that hold them first")
-        file = topic.root / progress.FOLDER / CELLS / f"{topic.name}.py"
+        file = kept(topic)
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(source, encoding="utf-8")
     except NoPython as error:
@@ -54,6 +54,11 @@ def written(topic: Topic, cells: Iterable[str]) -> Path:
     except OSError as error:
         raise Misuse(f"the answer of the cells cannot be kept in {error.filename}: {error.strerror}") from error
     return file
+
+
+def kept(topic: Topic) -> Path:
+    """Where the answer of a notebook's cells is kept from one check to the next."""
+    return topic.root / progress.FOLDER / CELLS / f"{topic.name}.py"
 
 
 def code_of(file: Path) -> list[str]:

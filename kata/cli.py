@@ -161,18 +161,20 @@ def list_topics() -> None:
 
 def journey(curriculum: Curriculum) -> Table:
     records = progress.read(curriculum.topics[0].root)
-    table = Table(box=None, header_style="dim", padding=(0, 1))
-    for column in ("", "", "topic", "what you will write", "minutes", "points"):
+    table = Table(box=None, header_style="dim", padding=(0, 1, 0, 0))
+    for column in ("", "", "topic", "", "minutes", "points"):
         table.add_column(column, justify="right" if column in ("minutes", "points") else "left")
     chapter = ""
-    for topic in curriculum.topics:
-        if topic.chapter != chapter:
-            table.add_row("", "", Text(f"{topic.path.split('_')[0]} {topic.chapter}", "bold"))
-            chapter = topic.chapter
-        record = records.get(topic.name, progress.Record())
-        mark = Text("✓", "green") if record.passed else Text("◐", "yellow") if progress.started(topic) else Text("·", "dim")
+    for lesson in curriculum.lessons:
+        if lesson.chapter != chapter:
+            table.add_row("", "", Text(f"{lesson.path.split('_')[0]} {lesson.chapter}", "bold"))
+            chapter = lesson.chapter
+        record = records.get(lesson.name, progress.Record())
+        begun = isinstance(lesson, Topic) and progress.started(lesson)
+        mark = Text("✓", "green") if record.passed else Text("◐", "yellow") if begun else Text("·", "dim")
         points = f"{record.points}/{record.max_points}" if record.attempts else ""
-        table.add_row(mark, topic.number, topic.name, Text(topic.summary, "dim"), str(topic.minutes), points)
+        title = lesson.title if isinstance(lesson, Topic) else f"{lesson.title}, to read"
+        table.add_row(mark, lesson.number, lesson.name, Text(title, "dim"), str(lesson.minutes), points)
     return table
 
 
@@ -235,8 +237,8 @@ def stubs() -> int:
 
 @app.command()
 def notebook(topic: TopicName) -> int:
-    """Open a topic's lesson in JupyterLab."""
-    found = load_curriculum().find(topic)
+    """Open a lesson in JupyterLab."""
+    found = load_curriculum().lesson(topic)
     if not found.notebook.exists():
         raise Misuse(f"{found.name} has no notebook yet; `make lessons TOPIC={found.name}` builds it")
     as_root = ["--allow-root"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []  # as in many containers
@@ -250,7 +252,7 @@ def lessons(topic: Annotated[str | None, typer.Argument(metavar="[TOPIC]", help=
     curriculum = load_curriculum()
     from kata import lessons as building
 
-    for each in [curriculum.find(topic)] if topic else curriculum.topics:
+    for each in [curriculum.lesson(topic)] if topic else curriculum.lessons:
         try:
             building.write(each, curriculum)
         except building.LessonError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -14,16 +14,15 @@ from kata.toml import TOMLError, parse
 ROOT = Path(__file__).resolve().parent.parent
 FILE = "curriculum.toml"
 
-TOPIC_KEYS: dict[str, type] = {
+LESSON_KEYS: dict[str, type] = {
     "path": str,
     "title": str,
     "summary": str,
     "minutes": int,
     "papers": list,
     "prerequisites": list,
-    "hints": list,
-    "off_limits": list,
 }
+TOPIC_KEYS: dict[str, type] = {**LESSON_KEYS, "hints": list, "off_limits": list}
 OPTIONAL_KEYS: dict[str, type] = {"files": bool}
 RULE_KEYS: dict[str, type] = {"names": list, "why": str}
 
@@ -33,8 +32,8 @@ class CurriculumError(Exception):
 
 
 @dataclass(frozen=True)
-class Topic:
-    """One kata. Its files share one key, the path, in every tree."""
+class Lesson:
+    """Something to read. Its files share one key, the path, in every tree."""
 
     root: Path = field(repr=False)
     path: str  # "1_foundations/attention"
@@ -45,13 +44,27 @@ class Topic:
     minutes: int
     papers: tuple[str, ...]
     prerequisites: tuple[str, ...]
-    hints: tuple[str, ...]
-    off_limits: tuple[tuple[str, str], ...]  # (name, why)
-    files: bool = False  # whether an answer gets a folder to write to
 
     @property
     def name(self) -> str:
         return self.path.split("/")[1]
+
+    @property
+    def lesson(self) -> Path:
+        return self.root / "lessons" / f"{self.path}.md"
+
+    @property
+    def notebook(self) -> Path:
+        return self.root / "exercises" / Path(self.path).parent / f"{self.number} {self.title}.ipynb"
+
+
+@dataclass(frozen=True)
+class Topic(Lesson):
+    """One kata, and its lesson."""
+
+    hints: tuple[str, ...]
+    off_limits: tuple[tuple[str, str], ...]  # (name, why)
+    files: bool = False  # whether an answer gets a folder to write to
 
     @property
     def exercise(self) -> Path:
@@ -70,23 +83,29 @@ class Topic:
         return self.root / "graders" / f"{self.path}.py"
 
     @property
-    def lesson(self) -> Path:
-        return self.root / "lessons" / f"{self.path}.md"
-
-    @property
-    def notebook(self) -> Path:
-        return self.exercise.parent / f"{self.number} {self.title}.ipynb"
-
-    @property
     def recorded(self) -> Path:
         return self.root / "recorded" / f"{self.path}.safetensors"
 
 
 @dataclass(frozen=True)
 class Curriculum:
-    """All topics, in the order of the journey."""
+    """All topics, in the order of the journey, and the overviews, which end chapters."""
 
     topics: tuple[Topic, ...]
+    overviews: tuple[Lesson, ...] = ()
+
+    @property
+    def lessons(self) -> tuple[Lesson, ...]:
+        """All there is to read, chapter by chapter."""
+        return tuple(sorted((*self.topics, *self.overviews), key=lambda lesson: lesson.number.split(".")[0]))
+
+    def lesson(self, name: str) -> Lesson:
+        """The topic or the overview of this name, or path.
+
+        Raises:
+            CurriculumError: there is none.
+        """
+        return next((each for each in self.overviews if name in (each.name, each.path)), None) or self.find(name)
 
     def find(self, name: str) -> Topic:
         """The topic called "attention" or "1_foundations/attention".
@@ -97,6 +116,8 @@ class Curriculum:
         for topic in self.topics:
             if name in (topic.name, topic.path):
                 return topic
+        if any(name in (each.name, each.path) for each in self.overviews):
+            raise CurriculumError(f"{name!r} is an overview, with nothing to write; `make notebook TOPIC={name}` opens it.")
         near = difflib.get_close_matches(name, [topic.name for topic in self.topics], n=1, cutoff=0.4)
         hint = f"; did you mean {near[0]!r}?" if near else "."
         raise CurriculumError(f"no topic {name!r}{hint} `make list` shows all {len(self.topics)}.")
@@ -120,17 +141,27 @@ def load_curriculum(root: Path = ROOT) -> Curriculum:
         raise CurriculumError(f"{FILE} cannot be read: {error.strerror}") from error
     except (TOMLError, UnicodeDecodeError) as error:
         raise CurriculumError(f"{FILE} is not legal TOML: {error}") from error
-    require_keys(FILE, data, {"chapters": dict, "off_limits": list, "topic": list})
+    require_keys(FILE, data, {"chapters": dict, "off_limits": list, "topic": list}, {"overview": list})
     everywhere = rules_of(f"{FILE}: off_limits", data["off_limits"])
     topics: list[Topic] = []
     for place, entry in enumerate(data["topic"]):
-        path = entry.get("path") if isinstance(entry, dict) else None
-        where = f"{FILE}: topic {path or place + 1}"
+        where = place_of("topic", place, entry)
         require_keys(where, entry, TOPIC_KEYS, OPTIONAL_KEYS)
         topics.append(topic_of(root, where, entry, data["chapters"], everywhere, topics))
     if not topics:
         raise CurriculumError(f"{FILE}: topic: at least one [[topic]] is needed")
-    return Curriculum(tuple(topics))
+    overviews: list[Lesson] = []
+    for place, entry in enumerate(data.get("overview", [])):
+        where = place_of("overview", place, entry)
+        require_keys(where, entry, LESSON_KEYS)
+        overviews.append(Lesson(**lesson_of(root, where, entry, data["chapters"], [*topics, *overviews])))
+    return Curriculum(tuple(topics), tuple(overviews))
+
+
+def place_of(kind: str, place: int, entry: Any) -> str:
+    """Where an entry stands, for messages."""
+    path = entry.get("path") if isinstance(entry, dict) else None
+    return f"{FILE}: {kind} {path or place + 1}"
 
 
 def topic_of(
@@ -142,40 +173,54 @@ def topic_of(
     earlier: list[Topic],
 ) -> Topic:
     """One entry, checked against the topics before it."""
+    lesson = lesson_of(root, where, entry, chapters, earlier)
+    hints = texts(where, entry, "hints")
+    if not hints:
+        raise CurriculumError(f"{where}: hints: at least one is needed")
+    return Topic(
+        **lesson,
+        hints=hints,
+        off_limits=rules_of(f"{where}: off_limits", entry["off_limits"]) + everywhere,
+        files=entry.get("files", False),
+    )
+
+
+def lesson_of(root: Path, where: str, entry: dict[str, Any], chapters: dict[str, str], earlier: Sequence[Lesson]) -> dict[str, Any]:
+    """What a lesson is made of, checked against those before it."""
     path = entry["path"]
     folder, _, name = path.partition("/")
     if folder not in chapters or not name.isidentifier():
         legal = ", ".join(f"{chapter}/NAME" for chapter in chapters)
         raise CurriculumError(f"{where}: path is {path!r}; legal: {legal}")
-    names = [topic.name for topic in earlier]
+    names = [lesson.name for lesson in earlier]
     if name in names:
         raise CurriculumError(f"{where}: path: the name {name!r} is taken by {earlier[names.index(name)].path}")
-    for key in ("papers", "prerequisites", "hints"):
-        if not all(isinstance(item, str) and item.strip() for item in entry[key]):
-            raise CurriculumError(f"{where}: {key}: legal is a list of texts that are not empty")
-    if not entry["hints"]:
-        raise CurriculumError(f"{where}: hints: at least one is needed")
     if entry["minutes"] < 1:
         raise CurriculumError(f"{where}: minutes is {entry['minutes']}; legal: 1 or more")
-    for other in entry["prerequisites"]:
+    prerequisites = texts(where, entry, "prerequisites")
+    for other in prerequisites:
         if other not in names:
             legal = ", ".join(names) or "none, this is the first topic"
             raise CurriculumError(f"{where}: prerequisites: {other!r} is no earlier topic; legal: {legal}")
-    same_chapter = [topic for topic in earlier if topic.path.startswith(folder + "/")]
-    return Topic(
-        root=root,
-        path=path,
-        number=f"{folder.split('_')[0]}.{len(same_chapter)}",
-        chapter=chapters[folder],
-        title=entry["title"],
-        summary=entry["summary"],
-        minutes=entry["minutes"],
-        papers=tuple(entry["papers"]),
-        prerequisites=tuple(entry["prerequisites"]),
-        hints=tuple(entry["hints"]),
-        off_limits=rules_of(f"{where}: off_limits", entry["off_limits"]) + everywhere,
-        files=entry.get("files", False),
-    )
+    same_chapter = [lesson for lesson in earlier if lesson.path.startswith(folder + "/")]
+    return {
+        "root": root,
+        "path": path,
+        "number": f"{folder.split('_')[0]}.{len(same_chapter)}",
+        "chapter": chapters[folder],
+        "title": entry["title"],
+        "summary": entry["summary"],
+        "minutes": entry["minutes"],
+        "papers": texts(where, entry, "papers"),
+        "prerequisites": prerequisites,
+    }
+
+
+def texts(where: str, entry: dict[str, Any], key: str) -> tuple[str, ...]:
+    """A list of texts, none of them empty."""
+    if not all(isinstance(item, str) and item.strip() for item in entry[key]):
+        raise CurriculumError(f"{where}: {key}: legal is a list of texts that are not empty")
+    return tuple(entry[key])
 
 
 def rules_of(where: str, rules: list[Any]) -> tuple[tuple[str, str], ...]:

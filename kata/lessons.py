@@ -7,7 +7,6 @@ import hashlib
 import os
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 import jupytext
 import nbformat
@@ -15,7 +14,8 @@ from nbclient import NotebookClient
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from kata.curriculum import Curriculum, Topic
+from kata.curriculum import Curriculum, Lesson, Topic
+from kata.pieces import FOLDER
 from kata.stubs import cut
 
 PLACE = "<!-- kata -->"
@@ -28,27 +28,31 @@ class LessonError(Exception):
     """A lesson cannot be built; the text says which and why."""
 
 
-def built(topic: Topic, curriculum: Curriculum) -> NotebookNode:
+def built(lesson: Lesson, curriculum: Curriculum) -> NotebookNode:
     """A lesson as a notebook without outputs; the same from the same sources, cell ids too.
 
     Raises:
-        LessonError: the lesson is missing, or has no place for the kata.
+        LessonError: the lesson is missing, or has no place for its kata.
     """
     try:
-        text = topic.lesson.read_text(encoding="utf-8")
+        text = lesson.lesson.read_text(encoding="utf-8")
     except OSError as error:
-        raise LessonError(f"{topic.lesson} cannot be read: {error.strerror}") from error
-    before, place, after = text.partition(f"\n{PLACE}\n")
-    if not place:
-        raise LessonError(f"{topic.lesson}: a line {PLACE} must say where the kata stands")
-    cells = [*opening(topic, curriculum), *cells_of(before), *kata(topic), *cells_of(after), sources(topic)]
+        raise LessonError(f"{lesson.lesson} cannot be read: {error.strerror}") from error
+    if isinstance(lesson, Topic):
+        before, place, after = text.partition(f"\n{PLACE}\n")
+        if not place:
+            raise LessonError(f"{lesson.lesson}: a line {PLACE} must say where the kata stands")
+        body = [*cells_of(before), *kata(lesson), *cells_of(after)]
+    else:
+        body = cells_of(text)
+    cells = [*opening(lesson, curriculum), *body, sources(lesson)]
     for number, cell in enumerate(cells):
-        cell.id = f"{topic.name[:20].replace('_', '-')}-{number:02}"
+        cell.id = f"{lesson.name[:20].replace('_', '-')}-{number:02}"
     digest = hashlib.sha256("\0".join(cell.cell_type + cell.source for cell in cells).encode()).hexdigest()
     metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},
-        "kata": {"topic": topic.name, "sources": digest},
+        "kata": {"topic": lesson.name, "sources": digest},
     }
     return new_notebook(cells=cells, metadata=metadata)
 
@@ -59,18 +63,18 @@ def cells_of(markdown: str) -> list[NotebookNode]:
     return list(jupytext.reads(front + markdown.strip() + "\n", fmt="md").cells)
 
 
-def opening(topic: Topic, curriculum: Curriculum) -> Iterator[NotebookNode]:
+def opening(lesson: Lesson, curriculum: Curriculum) -> Iterator[NotebookNode]:
     """Title, what one can do afterwards, what to know before."""
-    by_name = {other.name: other for other in curriculum.topics}
-    before = [f"[{by_name[name].number} {by_name[name].title}]({link(topic, by_name[name])})" for name in topic.prerequisites]
-    builds = f" Builds on {', '.join(before)}." if before else ""
-    yield new_markdown_cell(f"# {topic.number} {topic.title}\n\n*You will write:* {topic.summary}. About {topic.minutes} minutes.{builds}")
+    earlier = [curriculum.lesson(name) for name in lesson.prerequisites]
+    builds = f" Builds on {', '.join(f'[{each.number} {each.title}]({link(lesson, each)})' for each in earlier)}." if earlier else ""
+    told = "You will write" if isinstance(lesson, Topic) else "To read"
+    yield new_markdown_cell(f"# {lesson.number} {lesson.title}\n\n*{told}:* {lesson.summary}. About {lesson.minutes} minutes.{builds}")
     yield new_code_cell("%load_ext kata.notebook")
 
 
-def link(topic: Topic, other: Topic) -> str:
+def link(lesson: Lesson, other: Lesson) -> str:
     """From one notebook to another."""
-    path = os.path.relpath(other.notebook, topic.notebook.parent)
+    path = os.path.relpath(other.notebook, lesson.notebook.parent)
     return path.replace(os.sep, "/").replace(" ", "%20")
 
 
@@ -113,12 +117,12 @@ def pieces(stub: str) -> Iterator[str]:
         yield "\n".join(lines[start:]).strip("\n")
 
 
-def sources(topic: Topic) -> NotebookNode:
-    return new_markdown_cell("## Sources\n\n" + "\n".join(f"- {paper}" for paper in topic.papers))
+def sources(lesson: Lesson) -> NotebookNode:
+    return new_markdown_cell("## Sources\n\n" + "\n".join(f"- {paper}" for paper in lesson.papers))
 
 
-def executed(notebook: NotebookNode, folder: Path) -> NotebookNode:
-    """The notebook with what its cells give on a clean kernel in a folder.
+def executed(notebook: NotebookNode, lesson: Lesson) -> NotebookNode:
+    """The notebook with what its cells give on a clean kernel where it stands; earlier pieces are the reference's.
 
     Raises:
         nbclient.exceptions.CellExecutionError: a cell raised.
@@ -127,11 +131,11 @@ def executed(notebook: NotebookNode, folder: Path) -> NotebookNode:
         notebook,
         timeout=SECONDS,
         kernel_name="python3",
-        resources={"metadata": {"path": str(folder)}},
+        resources={"metadata": {"path": str(lesson.notebook.parent)}},
         record_timing=False,
         extra_arguments=QUIET,
     )
-    client.execute()
+    client.execute(env={**os.environ, FOLDER: str(lesson.root / "solutions")})
     notebook.metadata.language_info = {"name": "python"}  # not the version of whoever built it
     for cell in notebook.cells:
         for output in cell.get("outputs", ()):
@@ -155,7 +159,7 @@ def written(notebook: NotebookNode) -> str:
     return re.sub(r"[ \t]+\n", "\n", nbformat.writes(notebook)) + "\n"
 
 
-def write(topic: Topic, curriculum: Curriculum) -> None:
+def write(lesson: Lesson, curriculum: Curriculum) -> None:
     """Build, run and save one lesson."""
-    notebook = executed(built(topic, curriculum), topic.notebook.parent)
-    topic.notebook.write_text(written(notebook), encoding="utf-8")
+    notebook = executed(built(lesson, curriculum), lesson)
+    lesson.notebook.write_text(written(notebook), encoding="utf-8")

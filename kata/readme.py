@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
+from urllib.parse import quote
 
-from kata.curriculum import Curriculum
+from kata.curriculum import Curriculum, Topic
 
 BEGIN, END = "<!-- topics: written by `make stubs` -->", "<!-- end of topics -->"
 
 
 def table(curriculum: Curriculum) -> str:
-    """A Markdown table, a line a topic."""
+    """A Markdown table, a line a lesson."""
     lines = ["| | topic | what you will write | minutes |", "|---|---|---|---|"]
-    for topic in curriculum.topics:
-        lines.append(f"| {topic.number} | [`{topic.name}`](exercises/{topic.path}.py) {topic.title} | {topic.summary} | {topic.minutes} |")
+    for lesson in curriculum.lessons:
+        if isinstance(lesson, Topic):
+            topic = f"[`{lesson.name}`](exercises/{lesson.path}.py) {lesson.title}"
+        else:
+            topic = f"[{lesson.title}]({quote(lesson.notebook.relative_to(lesson.root).as_posix())}), to read"
+        lines.append(f"| {lesson.number} | {topic} | {lesson.summary} | {lesson.minutes} |")
     return "\n".join(lines)
 
 

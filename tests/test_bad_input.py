@@ -97,6 +97,7 @@ def test_a_file_named_torch_beside_the_answer_changes_nothing(tmp_path: Path) ->
     "arguments, says",
     [
         (["check", "atention"], "no topic 'atention'; did you mean 'attention'? `make list` shows all"),
+        (["check", "the_family"], "'the_family' is an overview, with nothing to write; `make notebook TOPIC=the_family` opens it."),
         (["check", "attention", "--file", "no/such/file.py"], "there is no file no/such/file.py"),
         (["check", "--file", "README.md"], "--file and --notebook need a TOPIC"),
         (["check", "attention", "--seed", "many"], "Invalid value for '--seed'"),
@@ -123,7 +124,7 @@ def test_an_unknown_way_of_starting_is_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "old, new, says",
     [
-        ("[[topic]]", "[[topics]]", "unknown key 'topics'; did you mean 'topic'? legal: chapters, off_limits, topic"),
+        ("[[topic]]", "[[topics]]", "unknown key 'topics'; did you mean 'topic'? legal: chapters, off_limits, topic, overview"),
         ("minutes = ", "minuets = ", "topic 1_foundations/attention: unknown key 'minuets'; did you mean 'minutes'?"),
         ("minutes = ", 'minutes = "a" #', "topic 1_foundations/attention: minutes is 'a'; legal: a whole number"),
         ("minutes = ", "minutes = 0 #", "minutes is 0; legal: 1 or more"),
@@ -134,8 +135,9 @@ def test_an_unknown_way_of_starting_is_told(tmp_path: Path) -> None:
         ("hints = [", "hints = []\n#", ""),
         ('names = ["torch._C"', 'names = ["numpy"', "off_limits: names: 'numpy'; legal: a dotted name below torch"),
         ("[chapters]", "[chapters", "is not legal TOML"),
+        ("[chapters]", '[[overview]]\npath = "5_advanced/x"\n[chapters]', "overview 5_advanced/x: title is missing"),
     ],
-    ids=range(11),
+    ids=range(12),
 )
 def test_a_broken_curriculum_names_file_key_and_what_is_legal(old: str, new: str, says: str, tmp_path: Path) -> None:
     text = (ROOT / "curriculum.toml").read_text()
