@@ -240,13 +240,20 @@ def parameters(module: Function) -> dict[str, list[int]]:
     return ask("parameters", module, (), {})
 
 
-def with_weights(module: Function, seed: int, dtype: torch.dtype = torch.float64, constant: Mapping[str, float] | None = None) -> Function:
+def with_weights(
+    module: Function,
+    seed: int,
+    dtype: torch.dtype = torch.float64,
+    constant: Mapping[str, float] | None = None,
+    times: Mapping[str, float] | None = None,
+) -> Function:
     """The module in this dtype, each parameter drawn from the seed, its name and its shape.
 
     Args:
         constant: numbers that fill parameters instead, by a part of their names.
+        times: factors for what others are filled with, by their names.
     """
-    ask("set_weights", module, (seed, dtype, dict(constant or {})), {})
+    ask("set_weights", module, (seed, dtype, dict(constant or {}), dict(times or {})), {})
     return module
 
 

@@ -36,18 +36,19 @@ def drawn(name: str, shape: tuple[int, ...], seed: int) -> Tensor:
     return values / shape[-1] ** 0.5 if len(shape) > 1 else values
 
 
-def set_weights(module: torch.nn.Module, seed: int, dtype: torch.dtype, constant: Mapping[str, float]) -> None:
+def set_weights(module: torch.nn.Module, seed: int, dtype: torch.dtype, constant: Mapping[str, float], times: Mapping[str, float]) -> None:
     """Fill each parameter from the seed, its name and its shape.
 
     Args:
         constant: numbers that fill parameters instead, by a part of their names.
+        times: factors for what others are filled with, by their names.
     """
     cast(module, dtype)
     with torch.no_grad():
         for name, parameter in module.named_parameters(remove_duplicate=False):
             number = next((constant[part] for part in constant if part in name), None)
             if number is None:
-                parameter.copy_(drawn(name, tuple(parameter.shape), seed))
+                parameter.copy_(drawn(name, tuple(parameter.shape), seed) * times.get(name, 1.0))
             else:
                 parameter.fill_(number)
 

@@ -360,9 +360,84 @@ def residuals_run_past_everything(impl, src, tgt, seed):
 
 @check(points=1, after=shapes_are_right, sizes={"S": (5,)}, ids=indices("2 S", below=7, start=1), seed=seed())
 def sublayers_are_normalised(impl, ids, seed):
-    """With weights of ±10000 in all layers memory and logits are finite: normalised, numbers do not grow from layer to layer."""
-    models = [with_layers_constant(impl, value, seed, num_layers=4) for value in (1e4, -1e4)]
+    """With weights of ±1000000 in all layers memory and logits are finite: normalised, numbers do not grow from layer to layer."""
+    models = [with_layers_constant(impl, value, seed, num_layers=2) for value in (1e6, -1e6)]
     return ["finite" if bool(model.encode(ids).isfinite().all() and model(ids, ids).isfinite().all()) else "not finite" for model in models]
+
+
+@check(
+    points=1,
+    after=source_reaches_every_logit,
+    sizes={"S": (8,)},
+    src=indices("S", below=11, start=1, unique=True),
+    seed=seed(),
+)
+def questions_to_the_memory_are_normalised(impl, src, seed):
+    """With the target's embedding 3000 times as large, attention to the memory is spread as before: what asks is normalised."""
+    model = impl.Transformer(**SIZES | {"num_heads": 1})
+    model.eval()
+    large = {name: 3000.0 for name, shape in parameters(model).items() if SIZES["tgt_vocab"] in shape}
+    with_weights(model, seed, torch.float32, times=large)
+    firsts = torch.arange(1, 7)[:, None]
+    memory = model.encode(src.expand(len(firsts), -1))
+    felt = gradients(model.decode, firsts, memory, src.expand(len(firsts), -1), seed=seed)["inputs"][0].norm(dim=-1)
+    mattering = (felt > 1e-3 * felt.amax(-1, keepdim=True)).sum(-1)  # tokens of the memory
+    return "many tokens of the memory matter" if int((mattering > 2).sum()) >= 4 else "one token of the memory takes all"
+
+
+WIDE = 17  # d_hidden where feed-forward networks are told by it: no other size is a multiple
+
+
+def with_feed_forward(impl, seed, inwards, outwards, vectors):
+    """A model in whose feed-forward networks matrices to and from the hidden channels, and vectors of them, are these times as large."""
+    model = impl.Transformer(**SIZES | {"d_hidden": WIDE})
+    model.eval()
+    times = {}
+    for name, shape in parameters(model).items():
+        if any(n % WIDE == 0 for n in shape):
+            times[name] = vectors if len(shape) == 1 else inwards if shape[0] % WIDE == 0 else outwards
+    return with_weights(model, seed, torch.float32, times=times)
+
+
+@check(
+    points=1,
+    after=shapes_are_right,
+    sizes={"S": (3,), "L": (2,)},
+    src=indices("1 S", below=11, start=1),
+    tgt=indices("1 L", below=7, start=1),
+    seed=seed(),
+)
+def feed_forward_has_an_activation(impl, src, tgt, seed):
+    """The two matrices of a feed-forward network times -2 and -1/2 give something else: an activation stands between them."""
+    model, *others = (with_feed_forward(impl, seed, *factors) for factors in ((1, 1, 1), (-2, -0.5, -2), (-2, -0.5, -0.5)))
+    memory = model.encode(src)
+    logits = model.decode(tgt, memory, src)
+    return {  # in a linear layer the matrix inwards has d_hidden rows; others store it the other way round, and one of the two fits
+        "memory": word(torch.stack([changed(other.encode(src), memory).any() for other in others]).all()),
+        "logits": word(torch.stack([changed(other.decode(tgt, memory, src), logits).any() for other in others]).all()),
+    }
+
+
+@check(
+    points=1,
+    after=shapes_are_right,
+    sizes={"S": (3,), "L": (3,)},
+    src=indices("S", below=11, start=1, unique=True),
+    tgt=indices("L", below=7, start=1, unique=True),
+    seed=seed(),
+)
+def attention_is_added_to_its_input(impl, src, tgt, seed):
+    """Without feed-forward networks tokens still hear of one another, through each of the three attentions: what one adds is not lost."""
+    model = with_feed_forward(impl, seed, 0, 0, 0)
+    srcs, tgts = with_each_altered(src, 11), with_each_altered(tgt, 7)
+    memory = model.encode(srcs)
+    short = src[None, :1].repeat(len(tgts), 1)  # from one token cross-attention takes the same, whoever asks
+    logits = model.decode(tgts, memory[:1, :1].repeat(len(tgts), 1, 1), short)
+    return {
+        "memory of another token": word(changed(memory[1:], memory[:1])[0, -1]),
+        "logits after another token": word(changed(logits[1:], logits[:1])[0, -1]),
+        "logits with another source": word(changed(*(model.decode(tgt[None], memory[i][None], srcs[i][None]) for i in (0, 1)))),
+    }
 
 
 @check(
@@ -519,7 +594,7 @@ def greedy_adds_the_likeliest_tokens(impl, src, seed):
     seed=seed(),
 )
 def rows_end_at_their_eos(impl, src, pad_id, seed):
-    """A row keeps its eos and has pad_id after it, while others go on to theirs or to max_new; when all have ended, it stops."""
+    """A row keeps its eos and has pad_id after it, while others go on to theirs or to max_new; when all have ended, it stops; eos may be bos."""
     src = torch.where(src == pad_id, 6, src)
     model, found = continuations(impl, src, seed, pad_id)
     cases = [(bos, eos, ends(ids, eos)) for bos, ids in found.items() for eos in found if eos != bos]
@@ -534,7 +609,12 @@ def rows_end_at_their_eos(impl, src, pad_id, seed):
     several = max(cases, key=lambda case: lengths(case, STEPS + 1))
     early = max(cases, key=lambda case: lengths(case, STEPS - 1))
     rows = [i for i, end in enumerate(early[2]) if end < STEPS - 1]
-    return {"all rows": decoded(several, list(range(len(src)))), "rows that all end early": decoded(early, rows or [0])}
+    same = max(((bos, bos, ends(ids, bos)) for bos, ids in found.items()), key=lambda case: lengths(case, STEPS + 1))
+    return {
+        "all rows": decoded(several, list(range(len(src)))),
+        "rows that all end early": decoded(early, rows or [0]),
+        "where eos is bos": decoded(same, list(range(8))),
+    }
 
 
 def ends(ids, eos_id):
