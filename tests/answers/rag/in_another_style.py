@@ -1,0 +1,5 @@
+"""Another right answer; at least three are wanted, in really different styles."""
+
+
+def rag(x):
+    return x
