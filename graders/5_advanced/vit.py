@@ -105,12 +105,12 @@ def patches_get_the_positions_after_the_first(impl, images, H, seed):
     return built(impl, seed, M=4 * H, H=H, constant={"ff.down": 0.0})(images)
 
 
-@check(points=1, after=head_reads_cls_at_the_first_position, sizes={"H": (1, 2)}, images=normal("1 2 4 6"), H=size("H"), seed=seed())
-def feed_forward_is_right_alone(impl, images, H, seed):
+@check(points=1, after=head_reads_cls_at_the_first_position, images=normal("1 2 4 6"), seed=seed())
+def feed_forward_is_right_alone(impl, images, seed):
     """Where only the feed-forward network adds something, it is down(gelu(up(norm2(x)))), with the exact GELU."""
     return {
-        "as it is": built(impl, seed, H=H, constant={"out_proj": 0.0})(images),
-        "where x is tiny, so that an eps is seen": built(impl, seed, H=H, scales=TINY, constant={"out_proj": 0.0})(images),
+        "as it is": built(impl, seed, constant={"out_proj": 0.0})(images),
+        "where x is tiny, so that an eps is seen": built(impl, seed, scales=TINY, constant={"out_proj": 0.0})(images),
     }
 
 

@@ -62,7 +62,7 @@ class LatentAttention(nn.Module):
                     all tokens before it.
     out_proj takes the weighted values of all heads, head 0 first. Positions
     count from 0 at the first token of the sequence; rotations are those of
-    `rotate`.
+    `rotate`, whose angles are float32 or wider in half precision too.
 
     Args:
         d_model: M.
