@@ -9,8 +9,21 @@ import torch
 from torch import nn
 
 from kata.grading import at_most, beside, check, choice, close, cost, failure, gradients, inputs_after, normal, parameters, seed, size
+from kata.inputs import Sizes, Strategy
 
 FEW = {"B": (2,), "H": (1, 2), "D": (2, 3), "V": (2,), "C": (3,), "T": (2,), "R": (2,)}  # L is C chunks of T tokens; V stands for Dv
+
+
+def tokens(axes: str, scale: float = 1.0) -> Strategy:
+    """As normal, but no row is shorter than half of `scale`: an epsilon beside its length does not count."""
+    plain = normal(axes)
+
+    def draw(sizes: Sizes, generator: torch.Generator) -> torch.Tensor:
+        rows = plain.draw(sizes, generator)
+        rows[..., 0] += rows.norm(dim=-1) < 0.5
+        return rows * scale
+
+    return Strategy(plain.axes, draw)
 
 
 def apart(x, rotations):
@@ -23,7 +36,7 @@ def apart(x, rotations):
 
 def one_bucket(qk):
     """qk with a first channel above 0, and a rotation by which all its tokens are in bucket 0."""
-    qk[..., 0] = qk[..., 0].abs() + 0.1
+    qk[..., 0] = qk[..., 0].abs() + 0.5
     rotation = torch.zeros(1, qk.shape[-1], 1, dtype=qk.dtype)
     rotation[0, 0] = 1.0
     return qk, rotation
@@ -58,7 +71,7 @@ def rounds_come_first(impl, x, rotations):
 @check(
     points=2,
     sizes={"B": (1, 2), "H": (1, 2), "L": (1, 2, 3, 4, 5), "D": (2, 3, 4), "V": (1, 2)},
-    qk=normal("B H L D"),
+    qk=tokens("B H L D"),
     v=normal("B H L V"),
     length=size("L"),
 )
@@ -72,7 +85,7 @@ def keys_are_queries_of_length_one(impl, qk, v, length):
     points=1,
     after=keys_are_queries_of_length_one,
     sizes={"B": (2,), "H": (1, 2), "L": (1, 2, 4), "D": (2, 3), "V": (2,)},
-    qk=normal("B H L D"),
+    qk=tokens("B H L D"),
     v=normal("B H L V"),
     length=size("L"),
 )
@@ -112,7 +125,7 @@ def chunks_see_themselves_and_the_one_before(impl, L, chunk, causal):
     points=2,
     after=(buckets_are_places_of_the_largest, other_buckets_are_hidden, chunks_see_themselves_and_the_one_before),
     sizes={"B": (1, 2), "H": (1, 2), "C": (2, 3, 4), "T": (2, 1, 3), "D": (2, 3, 4), "V": (1, 2), "R": (2, 1, 3)},
-    qk=normal("B H C*T D"),
+    qk=tokens("B H C*T D"),
     v=normal("B H C*T V"),
     rotations=normal("1 D R"),
     chunk=size("T"),
@@ -127,11 +140,23 @@ def tokens_are_sorted_by_bucket_then_position(impl, qk, v, rotations, chunk, cau
 # Several rounds.
 
 
+@check(points=1, after=keys_are_queries_of_length_one, causal=choice(False, True), qk=tokens("1 1 4 2"), draws=4)
+def company_in_one_round_is_enough(impl, causal, qk):
+    """A token that is alone in one round, and not in another, does not see itself; one that is alone in all keeps its own value.
+
+    (By the first round token 1 is alone, by the second token 2.)
+    """
+    signs = torch.tensor([[1.0, 1.0], [-1.0, 1.0], [1.0, -1.0], [1.0, 1.0]], dtype=torch.float64)
+    rotations = torch.eye(2, dtype=torch.float64)[:, :, None]
+    qk, values = (qk.abs() + 0.5) * signs, torch.eye(4, dtype=torch.float64)[None, None]
+    return {"weights": impl.lsh_attention(qk, values, rotations, 4, causal)[0, 0]}
+
+
 @check(
     points=2,
     after=tokens_are_sorted_by_bucket_then_position,
     sizes=FEW | {"N": (2, 3), "C": (2, 3), "T": (2, 3)},
-    qk=normal("B H C*T D"),
+    qk=tokens("B H C*T D"),
     v=normal("B H C*T V"),
     rotations=normal("N D R"),
     chunk=size("T"),
@@ -143,18 +168,6 @@ def one_softmax_spans_all_rounds(impl, qk, v, rotations, chunk, causal):
     return impl.lsh_attention(apart(qk, rotations), v, rotations, chunk, causal)
 
 
-@check(points=1, after=keys_are_queries_of_length_one, causal=choice(False, True), qk=normal("1 1 4 2"), draws=4)
-def company_in_one_round_is_enough(impl, causal, qk):
-    """A token that is alone in one round, and not in another, does not see itself; one that is alone in all keeps its own value.
-
-    (By the first round token 1 is alone, by the second token 2.)
-    """
-    signs = torch.tensor([[1.0, 1.0], [-1.0, 1.0], [1.0, -1.0], [1.0, 1.0]], dtype=torch.float64)
-    rotations = torch.eye(2, dtype=torch.float64)[:, :, None]
-    qk, values = (qk.abs() + 0.1) * signs, torch.eye(4, dtype=torch.float64)[None, None]
-    return {"weights": impl.lsh_attention(qk, values, rotations, 4, causal)[0, 0]}
-
-
 # Large scores, gradients, costs, manners.
 
 
@@ -163,7 +176,7 @@ def company_in_one_round_is_enough(impl, causal, qk):
     after=one_softmax_spans_all_rounds,
     compare=close(rtol=1e-3, atol=1e-3),
     sizes=FEW,
-    qk=normal("B H C*T D", scale=2000.0),
+    qk=tokens("B H C*T D", scale=2000.0),
     v=normal("B H C*T V"),
     rotations=normal("2 D R"),
     chunk=size("T"),
@@ -179,7 +192,7 @@ def large_scores_do_not_overflow(impl, qk, v, rotations, chunk, causal):
     points=2,
     after=one_softmax_spans_all_rounds,
     sizes=FEW,
-    qk=normal("B H C*T D"),
+    qk=tokens("B H C*T D"),
     v=normal("B H C*T V"),
     rotations=normal("2 D R"),
     chunk=size("T"),
@@ -220,7 +233,7 @@ def uneven_lengths_are_refused(impl, L, chunk):
     points=1,
     after=one_softmax_spans_all_rounds,
     sizes=FEW,
-    qk=normal("B H C*T D"),
+    qk=tokens("B H C*T D"),
     v=normal("B H C*T V"),
     rotations=normal("2 D R"),
     chunk=size("T"),
@@ -230,7 +243,7 @@ def inputs_are_left_alone(impl, qk, v, rotations, chunk):
     qk = apart(qk, rotations)
     return {
         "afterwards": dict(zip(("qk", "v", "rotations"), inputs_after(impl.lsh_attention, qk, v, rotations, chunk), strict=False)),
-        "of float32": impl.lsh_attention(qk.float(), v.float(), rotations.float(), chunk),
+        "dtype from float32": impl.lsh_attention(qk.float(), v.float(), rotations.float(), chunk).dtype,
     }
 
 
@@ -252,7 +265,7 @@ def block_of(ReversibleBlock, M, seed, noise=0.0, same=False, special=False):
             self.drawn, self.replayed = [], None
 
         def forward(self, x):
-            if noise:
+            if noise and self.training:
                 if self.replayed is None:
                     self.drawn.append(torch.rand_like(x))
                 x = x * (1 + noise * (self.drawn[-1] if self.replayed is None else self.replayed))
@@ -412,6 +425,7 @@ def drawn_again(block, x1, x2):
             param.grad = None
         outs = run(*leaves[:2])
         before = torch.get_rng_state()
+        left.append(before)
         (outs[0].sin().sum() + outs[1].cos().sum()).backward()
         alone.append(bool((torch.get_rng_state() == before).all()))
         return list(outs), [leaf.grad for leaf in leaves]
@@ -420,13 +434,15 @@ def drawn_again(block, x1, x2):
         y1 = x1 + f(x2)
         return y1, x2 + g(y1)
 
-    f, g, alone = block.f, block.g, []
+    f, g, alone, left, start = block.f, block.g, [], [], torch.get_rng_state()
     (outs, grads), first = learn(block), (f.drawn[0], g.drawn[0])
     f.replayed, g.replayed = first
     wanted_outs, wanted_grads = learn(plainly)
     f.replayed = g.replayed = None
     f.drawn.clear()
     block(x1, x2)
+    torch.set_rng_state(start)
+    torch.rand_like(x1), torch.rand_like(x1)
 
     def off(found, wanted):
         return max(round(float((a - b).detach().abs().max()), 4) for a, b in zip(found, wanted, strict=True))
@@ -434,6 +450,7 @@ def drawn_again(block, x1, x2):
     return {
         "outputs are off by": off(outs, wanted_outs),
         "gradients are off by": off(grads, wanted_grads),
+        "forward leaves the generator as f and g do": bool((torch.get_rng_state() == left[0]).all()),
         "backward leaves the generator alone": alone[0],
         "the next call draws other numbers": bool((f.drawn[0] != first[0]).any()),
     }
@@ -445,6 +462,7 @@ def drawn_again(block, x1, x2):
     wanted={
         "outputs are off by": 0.0,
         "gradients are off by": 0.0,
+        "forward leaves the generator as f and g do": True,
         "backward leaves the generator alone": True,
         "the next call draws other numbers": True,
     },
