@@ -83,7 +83,7 @@ def built(impl, seed, image_size=(4, 6), channels=2, M=6, N=1, H=2, hidden=5, K=
     return beside(impl, scaled)(model, dict(scales)) if scales else model
 
 
-@check(points=2, after=parameters_have_their_names_and_shapes, sizes={"B": (1, 3)}, images=normal("B 2 4 6"), seed=seed())
+@check(points=2, after=parameters_have_their_names_and_shapes, sizes={"B": (2,)}, images=normal("B 2 4 6"), seed=seed())
 def head_reads_cls_at_the_first_position(impl, images, seed):
     """Where blocks add nothing, logits are head(final_norm(cls_token + row 0 of position_embedding)), whatever is on the image."""
     return {
@@ -158,7 +158,7 @@ def what_does_not_fit_is_refused(impl, patch):
         seen[f"patchify of {shape}, patches of {patch}"] = failure(impl.patchify, images, patch)[0]
         seen[f"PatchEmbedding of {shape}, patches of {patch}"] = failure(embedding, images)[0]
         seen[f"a ViT for {shape}, patches of {patch}"] = failure(impl.ViT, shape, patch, 1, 4, 1, 2, 4, 3)[0]
-    for shape in ((patch, 2 * patch), (3 * patch, patch)):
+    for shape in ((patch, 2 * patch), (3 * patch, patch), (patch, patch)):
         seen[f"a ViT for {(2 * patch, patch)}, images of {shape}"] = failure(model, torch.zeros(1, 1, *shape))[0]
     return seen
 
@@ -193,14 +193,18 @@ def rows_stay_rows(impl, ramp, rows):
 @check(
     points=2,
     after=cls_keeps_its_position,
-    sizes={"side": (2, 4, 3), "rows": (3, 5, 2), "columns": (4, 2, 7)},
+    sizes={"side": (2, 4, 3), "rows": (3, 5, 2), "columns": (4, 2, 7), "M": (1, 3)},
     patches=normal("1 side*side M"),
     rows=size("rows"),
     columns=size("columns"),
 )
 def positions_are_resized_bicubically(impl, patches, rows, columns):
     """Positions of patches are resized as F.interpolate does it: bicubic, to this size, align_corners=False, no antialiasing."""
-    return impl.interpolate_positions(torch.cat([patches[:, :1], patches], 1), (rows, columns))
+    table, N = torch.cat([patches[:, :1], patches], 1), patches.shape[1]
+    return {
+        f"a grid of {rows} x {columns}": impl.interpolate_positions(table, (rows, columns)),
+        "a grid of another form with as many patches": impl.interpolate_positions(table, (1, N)),
+    }
 
 
 @check(points=1, after=cls_keeps_its_position, sizes={"N": (5, 8)}, N=size("N"))
