@@ -15,7 +15,7 @@ def words(ids):
 # Chunks.
 
 
-@check(points=1, sizes={"C": (1, 2, 4)}, C=size("C"), length=choice(2, 3, 5), overlap=choice(1, 2, 4), draws=4)
+@check(points=1, sizes={"C": (1, 2, 4)}, C=size("C"), length=choice(2, 3, 5), overlap=choice(1, 2, 4), draws=2)
 def chunks_begin_a_stride_apart(impl, C, length, overlap):
     """Neighbouring chunks share `overlap` tokens: each begins size - overlap tokens after the one before it."""
     chunks = impl.chunk([f"w{i}" for i in range(C * length + overlap)], length + overlap, overlap)
@@ -210,17 +210,20 @@ def ranks_are_fused(impl, rankings, k):
     return {name: {"of each id": dict(pairs), "in order": [score for _, score in pairs]} for name, pairs in fused.items()}
 
 
-@check(points=1, after=ranks_are_fused, letters=text(6, "abcdefgh"))
+@check(points=1, after=ranks_are_fused, letters=text(6, "abcdefgh"), draws=2)
 def fused_ties_keep_their_order(impl, letters):
     """Of ids with equal scores the one comes first that is met first, reading the rankings one after the other."""
     once = list(dict.fromkeys(letters))
-    pairs = {
+    others = [letter.upper() for letter in once]
+    cases = {
         "two orders": [once, once[::-1]],
-        "apart": [once, [letter.upper() for letter in once]],
+        "two orders, the other way round": [once[::-1], once],
+        "nothing in common": [once, others],
+        "nothing in common, the other way round": [others, once],
         "one ranking is empty": [[], once],
         "no ranking": [],
     }
-    return {name: [item for item, _ in impl.reciprocal_rank_fusion(rankings)] for name, rankings in pairs.items()}
+    return {name: [item for item, _ in impl.reciprocal_rank_fusion(rankings)] for name, rankings in cases.items()}
 
 
 # Passages that differ.
@@ -241,11 +244,11 @@ def first_choice_is_the_most_similar(impl, query, candidates, long):
 @check(
     points=2,
     after=first_choice_is_the_most_similar,
-    sizes={"N": (3, 6), "D": (2, 3)},
+    sizes={"N": (3, 6), "D": (3,)},
     query=normal("D", mean=1.0),
     candidates=normal("N D", mean=0.5),
     long=choice(0.25, 8.0),
-    draws=4,
+    draws=2,
 )
 def later_choices_differ_from_all_chosen(impl, query, candidates, long):
     """Each later choice has the most of trade_off · cos(query, i) - (1 - trade_off) · (its greatest cosine with one chosen before).
@@ -275,9 +278,14 @@ def by_words(text):
     return len(text.split())
 
 
-def by_words_and_an_end(text):
-    """The number of words and, as tokenizers do, one more for each text; and one for each empty line."""
-    return len(text.split()) + 1 + text.count("\n\n")
+def by_words_and_three_more(text):
+    """The number of words and, as many tokenizers do, some more for each text."""
+    return len(text.split()) + 3
+
+
+def by_words_and_lines(text):
+    """The number of words and of line breaks."""
+    return len(text.split()) + text.count("\n")
 
 
 PASSAGES = [
@@ -314,13 +322,15 @@ def prompt_takes_whole_passages_that_fit(impl, order):
 
 @check(points=1, after=prompt_takes_whole_passages_that_fit, order=indices("5", below=5, unique=True))
 def whole_prompt_is_counted(impl, order):
-    """It is the whole prompt that is counted: a sum over its parts may be more, or less.
-
-    (This count gives the number of words, one more for each text it is called on, and one for each empty line.)
-    """
-    passages, count = [PASSAGES[i] for i in order.tolist()], beside(impl, by_words_and_an_end)
-    least = by_words_and_an_end(impl.build_prompt(QUESTION, [], 1000, count))
-    return {f"max_tokens = {room}": impl.build_prompt(QUESTION, passages, room, count) for room in range(least, least + 60, 4)}
+    """It is the whole prompt that is counted: the sum over its parts may be more, or less."""
+    passages, found = [PASSAGES[i] for i in order.tolist()], {}
+    for name, given in {"words, and three for each text": by_words_and_three_more, "words and line breaks": by_words_and_lines}.items():
+        count = beside(impl, given)
+        least = given(impl.build_prompt(QUESTION, [], 1000, count))
+        found[f"count gives {name}"] = {
+            f"max_tokens = {room}": impl.build_prompt(QUESTION, passages, room, count) for room in range(least, least + 60, 7)
+        }
+    return found
 
 
 @check(points=1, after=prompt_has_its_blocks, missing=choice(1, 3))

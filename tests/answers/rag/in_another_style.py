@@ -1,5 +1,0 @@
-"""Another right answer; at least three are wanted, in really different styles."""
-
-
-def rag(x):
-    return x
