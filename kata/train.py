@@ -211,9 +211,9 @@ def progress_in_seeing(run: digits.Run) -> Text:
         said += f" The first loss was {run.losses[0]:.1f}, guessing has {guessing:.1f}: do the weights begin as small as they should?\n"
     elif last > 0.8 * guessing:
         said += " It has learnt nothing: does the token that the head reads attend to the patches, and do gradients reach all weights?\n"
-    elif last > 0.3:
+    elif last > 0.1:
         said += f" It sees patches, and too little of where they are; without positions {digits.SHUFFLED:.0%} are read: are they added?\n"
-    elif last <= 0.3:
+    elif last <= 0.1:
         said += " The training loss is low all the same: is an image read alone, and in evaluation as in training?\n"
     return Text(said, "bold red")
 
