@@ -8,7 +8,22 @@ the largest two are equal, so that all buckets are fixed.
 import torch
 from torch import nn
 
-from kata.grading import at_most, beside, check, choice, close, cost, failure, gradients, inputs_after, normal, parameters, seed, size
+from kata.grading import (
+    at_most,
+    beside,
+    check,
+    choice,
+    close,
+    cost,
+    failure,
+    gradients,
+    indices,
+    inputs_after,
+    normal,
+    parameters,
+    seed,
+    size,
+)
 from kata.inputs import Sizes, Strategy
 
 FEW = {"B": (2,), "H": (1, 2), "D": (2, 3), "V": (2,), "C": (3,), "T": (2,), "R": (2,)}  # L is C chunks of T tokens; V stands for Dv
@@ -76,7 +91,10 @@ def rounds_come_first(impl, x, rotations):
     length=size("L"),
 )
 def keys_are_queries_of_length_one(impl, qk, v, length):
-    """With one bucket and one chunk each token attends to all but itself: softmax of q · k / √D, with keys that have length 1."""
+    """With one bucket and one chunk each token attends to all but itself: softmax of q · k / √D, with keys that have length 1.
+
+    (qk[..., 0] becomes its magnitude + 0.5, and hashes look at it alone: all are in bucket 0.)
+    """
     qk, rotation = one_bucket(qk)
     return impl.lsh_attention(qk, v, rotation, length, causal=False)
 
@@ -90,16 +108,28 @@ def keys_are_queries_of_length_one(impl, qk, v, length):
     length=size("L"),
 )
 def causal_hides_later_tokens(impl, qk, v, length):
-    """With causal, which is the default, a token sees those before it, not itself; the first, who has no other, keeps its own value."""
+    """With causal, which is the default, a token sees those before it, not itself; the first, who has no other, keeps its own value.
+
+    (qk[..., 0] becomes its magnitude + 0.5, and hashes look at it alone: all are in bucket 0.)
+    """
     qk, rotation = one_bucket(qk)
     return {"causal": impl.lsh_attention(qk, v, rotation, length, True), "default": impl.lsh_attention(qk, v, rotation, length)}
 
 
-@check(points=1, after=keys_are_queries_of_length_one, L=choice(1, 2, 5), R=choice(1, 2), draws=4, seed=seed())
-def other_buckets_are_hidden(impl, L, R, seed):
-    """In one chunk and with equal scores, weights are equal over the other tokens of the same bucket; a token that has none sees itself."""
-    generator = torch.Generator().manual_seed(seed)
-    buckets = torch.randint(2 * R, (L,), generator=generator)
+@check(
+    points=1,
+    after=keys_are_queries_of_length_one,
+    sizes={"L": (1, 2, 5), "R": (1, 2)},
+    buckets=indices("L", below="2*R"),
+    R=size("R"),
+    draws=2,
+)
+def other_buckets_are_hidden(impl, buckets, R):
+    """In one chunk and with equal scores, weights are equal over the other tokens of the same bucket; a token that has none sees itself.
+
+    (A row of qk is the unit vector that falls into its bucket, and v is the identity.)
+    """
+    L = len(buckets)
     directions = torch.cat([torch.eye(R), -torch.eye(R)]).double()  # of the buckets
     values = torch.eye(L, dtype=torch.float64)[None, None]
     weights = impl.lsh_attention(directions[buckets][None, None], values, torch.eye(R, dtype=torch.float64)[None], L, causal=False)
@@ -115,7 +145,10 @@ def other_buckets_are_hidden(impl, L, R, seed):
     draws=6,
 )
 def chunks_see_themselves_and_the_one_before(impl, L, chunk, causal):
-    """In one bucket and with equal scores, weights are equal over a token's chunk and the one before it; before the first is none."""
+    """In one bucket and with equal scores, weights are equal over a token's chunk and the one before it; before the first is none.
+
+    (All rows of qk are alike, and v is the identity: a row of the result shows whom a token sees.)
+    """
     qk, rotation = one_bucket(torch.ones(1, 1, L, 2, dtype=torch.float64))
     values = torch.eye(L, dtype=torch.float64)[None, None]
     return {"weights": impl.lsh_attention(qk, values, rotation, chunk, causal)[0, 0]}
@@ -144,7 +177,8 @@ def tokens_are_sorted_by_bucket_then_position(impl, qk, v, rotations, chunk, cau
 def company_in_one_round_is_enough(impl, causal, qk):
     """A token that is alone in one round, and not in another, does not see itself; one that is alone in all keeps its own value.
 
-    (By the first round token 1 is alone, by the second token 2.)
+    (Numbers of qk become their magnitudes + 0.5, with the signs ++, -+, +-, ++. The first round goes by the sign of channel 0, where
+    token 1 is alone, the second by that of channel 1, where token 2 is. v is the identity.)
     """
     signs = torch.tensor([[1.0, 1.0], [-1.0, 1.0], [1.0, -1.0], [1.0, 1.0]], dtype=torch.float64)
     rotations = torch.eye(2, dtype=torch.float64)[:, :, None]

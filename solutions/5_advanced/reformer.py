@@ -50,8 +50,8 @@ def lsh_attention(qk: Tensor, v: Tensor, rotations: Tensor, chunk: int, causal: 
     """Attention of each token to tokens of its own bucket that stand near it when all are sorted by bucket.
 
     Each round by itself: the tokens of each head are sorted by their buckets of
-    this round, those of the same bucket by their positions, and cut into chunks
-    of `chunk` tokens. Token i sees token j if
+    this round, from 0 up, those of the same bucket by their positions, and cut
+    into chunks of `chunk` tokens. Token i sees token j if
 
     - j is in i's chunk or in the chunk before it (the first chunk has none
       before it), and
@@ -121,10 +121,10 @@ class ReversibleBlock(nn.Module):
     Gradients come by calling backward() on something computed from y1, y2, or
     both, and are added to the .grad of each parameter, also if neither x1 nor
     x2 requires a gradient. A block may be called several times before a
-    backward pass, with itself in a stack too. f and g may draw random numbers from
-    PyTorch's global generator of the CPU, as dropout does: forward leaves it as
-    f and g leave it, the backward pass draws the same numbers again, and the
-    generator is afterwards as it was before the backward pass.
+    backward pass, also on its own outputs. f and g may draw random numbers
+    from PyTorch's global generator of the CPU, as dropout does: forward leaves
+    it as f and g leave it, the backward pass draws the same numbers again, and
+    the generator is afterwards as it was before the backward pass.
 
     Source: Gomez et al. 2017, "The Reversible Residual Network", section 3;
     Kitaev et al. 2020, "Reformer: The Efficient Transformer", section 3.
