@@ -30,8 +30,8 @@ MODEL = {
 }
 STEPS, BATCH, RATE = 600, 64, 3e-3
 EVERY = 5  # one image of so many is held out
-MARK = 0.9  # of the held-out images must be read right: the reference reaches 0.96
-SHUFFLED = 0.68  # what the reference reaches without positions, give or take 0.02
+MARK = 0.9  # of the held-out images must be read right: from whatever weights it begins, the reference reaches 0.95 to 0.98
+SHUFFLED = 0.75  # what it reaches without positions
 
 
 @dataclass(frozen=True)
