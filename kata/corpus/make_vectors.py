@@ -11,7 +11,6 @@ word fall together.
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from pathlib import Path
 
@@ -24,7 +23,7 @@ SYNONYMS = Path(__file__).with_name("synonyms.txt")
 DIRECTIONS = 64
 LETTERS = (3, 4, 5)  # in a group
 SENSE = 2.0  # what synonyms count for, where words and letters count 1
-LARGEST = 100  # vectors have length 1 before their numbers are multiplied by this and rounded
+UNIT = 200  # numbers are multiplied by this and rounded
 ENDINGS = "ations ation ings ing edly ed ness ies ity er est es s d y e ly al".split()
 
 Bag = Counter[str]
@@ -59,11 +58,10 @@ def weighed(known: list[Bag], asked: list[Bag], least: int) -> Tensor:
     """tf-idf of both, (known + asked, terms), each row of length 1; only terms in `least` known texts or more."""
     frequency = Counter(term for bag in known for term in bag)
     terms = {term: i for i, term in enumerate(sorted(term for term, n in frequency.items() if n >= least))}
+    found = [(row, terms[term], n, frequency[term]) for row, bag in enumerate([*known, *asked]) for term, n in bag.items() if term in terms]
+    rows, columns, n, texts = torch.tensor(found).T
     table = torch.zeros(len(known) + len(asked), len(terms), dtype=torch.float64)
-    for row, bag in zip(table, [*known, *asked], strict=True):
-        for term, n in bag.items():
-            if term in terms:
-                row[terms[term]] = (1 + math.log(n)) * (1 + math.log((1 + len(known)) / (1 + frequency[term])))
+    table[rows, columns] = (1 + n.double().log()) * (1 + ((1 + len(known)) / (1 + texts.double())).log())
     return torch.nn.functional.normalize(table)
 
 
@@ -81,7 +79,7 @@ def vectors() -> Tensor:
     values, left = values[-DIRECTIONS:].flip(0), left[:, -DIRECTIONS:].flip(1)
     left = left * left.gather(0, left.abs().argmax(0, keepdim=True)).sign()  # the sign is free: the largest shall be positive
     projected = table @ (table[: len(passages)].T @ left / values.sqrt())
-    return (LARGEST * torch.nn.functional.normalize(projected)).round()
+    return (UNIT * projected).round()
 
 
 def lines() -> list[str]:

@@ -134,8 +134,8 @@ def dense_search(queries: Tensor, index: Tensor, k: int) -> tuple[Tensor, Tensor
     lower first.
 
     Args:
-        queries: (Q, D), of any lengths; a vector has numbers around 1, or is
-            zero.
+        queries: (Q, D), of any lengths, 0 included (but none between 0 and
+            1e-3).
         index: (N, D), likewise, N at least 1.
         k: at least 1; with more than N, all are given.
 
