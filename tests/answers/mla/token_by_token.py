@@ -15,12 +15,12 @@ class LatentAttention(nn.Module):
         self.k_up, self.v_up = lin(kv_rank, num_heads * head_dim), lin(kv_rank, num_heads * head_dim)
         self.kv_norm = nn.RMSNorm(kv_rank, eps=1e-6)
         self.heads, self.rank = num_heads, kv_rank
-        self.register_buffer("speeds", 10000.0 ** (-torch.arange(0, rope_dim, 2, dtype=torch.float64) / rope_dim), persistent=False)
+        self.speeds = 10000.0 ** (-torch.arange(0, rope_dim, 2, dtype=torch.float64) / rope_dim)  # no buffer: layer.half() is not to round it
         self.scale = float(head_dim + rope_dim) ** -0.5
 
     def turn(self, x, place):
         """x is (..., R), all at one place."""
-        angle = (place * self.speeds.double()).repeat_interleave(2)
+        angle = (place * self.speeds).repeat_interleave(2)
         half = torch.stack([-x[..., 1::2], x[..., ::2]], dim=-1).flatten(-2)
         return (x * angle.cos() + half * angle.sin()).to(x.dtype)
 
