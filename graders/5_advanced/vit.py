@@ -2,7 +2,7 @@
 
 import torch
 
-from kata.grading import beside, check, failure, inputs_after, normal, parameters, seed, size, with_weights
+from kata.grading import beside, check, distinct, failure, inputs_after, normal, parameters, seed, size, with_weights
 
 # Patches.
 
@@ -177,16 +177,24 @@ def cls_keeps_its_position(impl, table):
     }
 
 
-@check(points=1, after=cls_keeps_its_position, sizes={"side": (2, 3)}, ramp=normal("side"), rows=size("side"))
+def changes(values):
+    """In words, along which axes a grid of numbers changes."""
+    ways = {"from row to row": 0, "from column to column": 1}
+    return " and ".join(way for way, axis in ways.items() if bool((values.diff(dim=axis).abs() > 1e-6).any())) or "nowhere"
+
+
+@check(points=1, after=cls_keeps_its_position, sizes={"side": (2, 3), "rows": (2, 3)}, ramp=distinct("side"), rows=size("rows"))
 def rows_stay_rows(impl, ramp, rows):
     """Where a channel of the table changes from row to row only, so does that of the result; it comes row by row, as patches do."""
-    along_rows = ramp.repeat_interleave(rows)
-    table = torch.stack([along_rows, ramp.repeat(rows)], -1)
+    side, columns = len(ramp), 2 * rows
+    table = torch.stack([ramp.repeat_interleave(side), ramp.repeat(side)], -1)
     table = torch.cat([torch.zeros(1, 2, dtype=table.dtype), table])[None]
-    down, across = impl.interpolate_positions(table, (rows, 2 * rows))[0, 1:].reshape(rows, 2 * rows, 2).unbind(-1)
+    resized = impl.interpolate_positions(table, (rows, columns))
+    down, across = resized[0, 1:].reshape(rows, columns, 2).unbind(-1)
     return {
-        "a channel that changes from row to row": down,
-        "a channel that changes from column to column": across,
+        "shape": list(resized.shape),
+        "a channel that changes from row to row": changes(down),
+        "a channel that changes from column to column": changes(across),
     }
 
 
