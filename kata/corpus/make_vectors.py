@@ -11,6 +11,7 @@ word fall together.
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from pathlib import Path
 
@@ -29,6 +30,7 @@ ENDINGS = "ations ation ings ing edly ed ness ies ity er est es s d y e ly al".s
 Bag = Counter[str]
 
 
+@functools.cache
 def stem(word: str) -> str:
     """A word without the first ending that fits and leaves three letters.
 
