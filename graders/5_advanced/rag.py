@@ -1,5 +1,7 @@
 """What right retrieval for a language model does."""
 
+import re
+
 import torch
 
 from kata.grading import beside, booleans, check, choice, failure, indices, inputs_after, normal, size, text
@@ -288,13 +290,7 @@ def by_words_and_lines(text):
     return len(text.split()) + text.count("\n")
 
 
-PASSAGES = [
-    "A prism parts white light into colours.",
-    "The rainbow is made by two refractions and one reflexion in drops of falling rain, as was known of old.",
-    "Blue is refracted more than red.",
-    "Black bodies grow hot soonest.",
-    "Glass reflects.",
-]
+PASSAGES = ["A prism\n\nparts light. ", "The rainbow is made by two refractions and one reflexion.", "Blue is refracted more than red."]
 QUESTION = "Why  is\nthe bow coloured?"
 
 
@@ -304,33 +300,47 @@ def prompt_has_its_blocks(impl, question, n):
 
     (Spaces and line breaks within question and passages stay as they are.)
     """
-    passages = ["A prism\n\nparts light. ", *PASSAGES[1:n]]
     count = beside(impl, by_words)
-    return {"prompt": impl.build_prompt(question, passages, 1000, count), "without passages": impl.build_prompt(question, [], 1000, count)}
+    return {
+        "prompt": impl.build_prompt(question, PASSAGES[:n], 1000, count),
+        "without passages": impl.build_prompt(question, [], 1000, count),
+    }
 
 
-@check(points=2, after=prompt_has_its_blocks, order=indices("5", below=5, unique=True), draws=2)
-def prompt_takes_whole_passages_that_fit(impl, order):
+def prompts(impl, words, given):
+    """Prompts with room for more and more of the passages, and the numbers of the sources in each."""
+    passages = [" ".join([letter] * n) for letter, n in zip("abcde", words.tolist(), strict=True)]
+    count, found = beside(impl, given), {}
+    least = given(impl.build_prompt(QUESTION, [], 1000, count))
+    for room in range(least, least + 60, 6):
+        prompt = impl.build_prompt(QUESTION, passages, room, count)
+        found[f"room for {room - least} more than the question"] = {"sources": re.findall(r"^\[\d+\]", prompt, re.M), "prompt": prompt}
+    return found
+
+
+WORDS = indices("5", below=22, start=2, unique=True)
+
+
+@check(points=2, after=prompt_has_its_blocks, words=WORDS, draws=2)
+def prompt_takes_whole_passages_that_fit(impl, words):
     """A passage is kept if the whole prompt with it has at most max_tokens; one that does not fit is left out, and the next is tried.
 
-    A source keeps the number of its place in passages. (count gives the number of words.)
+    A source keeps the number of its place in passages. (Passage i has words[i] words; count gives the number of words, of which a
+    source has one more: its number.)
     """
-    passages, count = [PASSAGES[i] for i in order.tolist()], beside(impl, by_words)
-    least = by_words(impl.build_prompt(QUESTION, [], 1000, count))
-    return {f"max_tokens = {room}": impl.build_prompt(QUESTION, passages, room, count) for room in range(least, least + 56, 5)}
+    return prompts(impl, words, by_words)
 
 
-@check(points=1, after=prompt_takes_whole_passages_that_fit, order=indices("5", below=5, unique=True))
-def whole_prompt_is_counted(impl, order):
-    """It is the whole prompt that is counted: the sum over its parts may be more, or less."""
-    passages, found = [PASSAGES[i] for i in order.tolist()], {}
-    for name, given in {"words, and three for each text": by_words_and_three_more, "words and line breaks": by_words_and_lines}.items():
-        count = beside(impl, given)
-        least = given(impl.build_prompt(QUESTION, [], 1000, count))
-        found[f"count gives {name}"] = {
-            f"max_tokens = {room}": impl.build_prompt(QUESTION, passages, room, count) for room in range(least, least + 60, 7)
-        }
-    return found
+@check(points=1, after=prompt_takes_whole_passages_that_fit, words=WORDS, draws=2)
+def whole_prompt_is_counted(impl, words):
+    """It is the whole prompt that is counted: the sum over its parts may be more, or less.
+
+    (Passage i has words[i] words. Here count adds something for each text, or for line breaks.)
+    """
+    return {
+        "count gives words, and three for each text": prompts(impl, words, by_words_and_three_more),
+        "count gives words and line breaks": prompts(impl, words, by_words_and_lines),
+    }
 
 
 @check(points=1, after=prompt_has_its_blocks, missing=choice(1, 3))
