@@ -28,10 +28,10 @@ MODEL = {
     "d_hidden": 64,
     "num_classes": CLASSES,
 }
-STEPS, BATCH, RATE = 600, 64, 3e-3
+STEPS, BATCH, RATE = 600, 64, 6e-3
 EVERY = 5  # one image of so many is held out
-MARK = 0.9  # of the held-out images must be read right: from whatever weights it begins, the reference reaches 0.95 to 0.98
-SHUFFLED = 0.75  # what it reaches without positions
+MARK = 0.85  # of the held-out images must be read right: the reference reads 0.95 to 0.98, from smaller weights at least 0.92
+SHUFFLED = 0.72  # what is read without positions
 
 
 @dataclass(frozen=True)
