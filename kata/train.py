@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.columns import Columns
 from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
+from torch import Tensor
 
-from kata import translation, writing
+from kata import digits, retrieval, translation, writing
 from kata.answer import Unreadable, read_answer
 from kata.curriculum import Topic
 from kata.implementation import Implementation, ImplementationRaised
@@ -26,13 +29,13 @@ SAMPLES = 10
 
 @dataclass(frozen=True)
 class RealRun:
-    """A topic's training run, and how what it came to is shown."""
+    """A topic's run on real data, and how what it came to is shown."""
 
     steps: int
     start: Callable[[Implementation, Callable[[int, float], Any]], Any]
     samples: Callable[[Any], RenderableType]
     outcome: Callable[[Any], Text]
-    unit: str  # of which the loss is the mean
+    unit: str = ""  # of which the loss is the mean; empty if nothing is trained
 
 
 def train(console: Console, topic: Topic, file: Path, starter: Starter) -> int:
@@ -43,7 +46,8 @@ def train(console: Console, topic: Topic, file: Path, starter: Starter) -> int:
     except Unreadable as error:
         console.print(Text(str(error)))
         return 1
-    columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("loss {task.fields[loss]:.3f}"), TimeElapsedColumn())
+    title, loss = ("training", "loss {task.fields[loss]:.3f}") if real.unit else ("looking up", "")
+    columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TextColumn(loss), TimeElapsedColumn())
     try:
         with Progress(*columns, console=console) as progress, learner.limited():
             task = progress.add_task("", total=real.steps, loss=float("nan"))
@@ -59,15 +63,12 @@ def train(console: Console, topic: Topic, file: Path, starter: Starter) -> int:
         return 1
     finally:
         learner.stop()
-    picture = topic.root / ".kata" / f"{topic.name}-loss.png"
-    console.print(Text.from_ansi(curve(run.losses, min(console.width, 100))))
+    if real.unit:
+        console.print(Text.from_ansi(curve(run.losses, min(console.width, 100))))
     console.print(real.samples(run))
     console.print(real.outcome(run))
-    try:
-        save_picture(run.losses, picture, real.unit)
-        console.print(Text(f" The loss curve is in {picture.relative_to(topic.root)}.\n", "dim"))
-    except OSError as error:
-        console.print(Text(f" The loss curve could not be saved: {error.strerror}\n", "dim"))
+    if real.unit:
+        console.print(saved(run.losses, topic.root, f"{topic.name}-loss.png", real.unit))
     return 0 if run.passed else 1
 
 
@@ -83,6 +84,15 @@ def curve(losses: list[float], width: int) -> str:
     plotext.xlabel("step")
     plotext.title("loss")
     return str(plotext.build())
+
+
+def saved(losses: list[float], root: Path, name: str, unit: str) -> Text:
+    """Where the curve's picture is."""
+    try:
+        save_picture(losses, root / ".kata" / name, unit)
+        return Text(f" The loss curve is in .kata/{name}.\n", "dim")
+    except OSError as error:
+        return Text(f" The loss curve could not be saved: {error.strerror}\n", "dim")
 
 
 def save_picture(losses: list[float], file: Path, unit: str) -> None:
@@ -171,8 +181,96 @@ def progress_in_reading(run: writing.Run) -> Text:
     return Text(said, "bold red")
 
 
+# Digits, read.
+
+SHADES = " ░▒▓█"  # paper to ink
+
+
+def drawing(image: Tensor) -> str:
+    """An image as text, two characters a pixel, since characters are higher than wide."""
+    levels = (image * (len(SHADES) - 1)).round().int().clamp(0, len(SHADES) - 1)
+    return "\n".join("".join(2 * SHADES[level] for level in row) for row in levels.tolist())
+
+
+def sheet(run: digits.Run) -> RenderableType:
+    """Ten of the held-out digits, the wrong ones first."""
+    shown = []
+    for image, wanted, came in sorted(run.samples, key=lambda sample: sample[1] == sample[2])[:SAMPLES]:
+        caption = Text(f"✓ {wanted}", "green") if wanted == came else Text(f"✗ {wanted}, came {came}", "red")
+        shown.append(Text.assemble(drawing(image), "\n", caption, "\n"))
+    return Padding(Columns(shown, padding=(0, 3)), (0, 1))
+
+
+def progress_in_seeing(run: digits.Run) -> Text:
+    """Whether the mark was reached, and if not, where to look."""
+    said = f" {run.exact:.1%} of {len(run.samples)} held-out digits are read right; {digits.MARK:.0%} are wanted.\n"
+    if run.passed:
+        return Text(said, "bold green")
+    guessing, last = math.log(digits.CLASSES), sum(run.losses[-20:]) / len(run.losses[-20:])
+    if run.losses[0] > 2 * guessing:
+        said += f" The first loss was {run.losses[0]:.1f}, guessing has {guessing:.1f}: do the weights begin as small as they should?\n"
+    elif last > 0.8 * guessing:
+        said += " It has learnt nothing: does the token that the head reads attend to the patches, and do gradients reach all weights?\n"
+    elif last > 0.1:
+        said += f" It sees patches, and too little of where they are; without positions {digits.SHUFFLED:.0%} are read: are they added?\n"
+    elif last <= 0.1:
+        said += " The training loss is low all the same: is an image read alone, and in evaluation as in training?\n"
+    return Text(said, "bold red")
+
+
+# A book, searched.
+
+
+def findings(run: retrieval.Run) -> RenderableType:
+    """How good each way of searching is, what came first for some questions, and a prompt."""
+    table = Table(box=None, header_style="dim")
+    for column in ("", *retrieval.MEASURES):
+        table.add_column(column, justify="right" if column else "left")
+    for way, measures in run.measures.items():
+        table.add_row(way, *(f"{value:.3f}" for value in measures), style="bold" if way == "both" else "")
+    asked = Table(box=None, header_style="dim")
+    for column in ("question", *retrieval.WAYS, "came first, by both"):
+        asked.add_column(column, overflow="fold")
+    for sample in run.samples:
+        ranks = [str(rank) if rank else "-" for rank in sample.ranks.values()]
+        asked.add_row(sample.question.text, *ranks, f"{sample.first[:60]} …")
+    return Group(
+        table,
+        Text("\n At which rank an answer is found\n", "dim"),
+        asked,
+        Text("\n A prompt\n", "dim"),
+        Padding(Text(run.prompt), (0, 1, 1, 3)),
+    )
+
+
+def progress_in_finding(run: retrieval.Run) -> Text:
+    """Whether the mark was reached, and if not, where to look."""
+    both, best = run.measures["both"], [max(run.measures[way][i] for way in retrieval.WAYS[:2]) for i in (0, 1)]
+    said = (
+        f" Both ways together have {retrieval.MEASURES[0]} {both[0]:.3f}, the better one alone {best[0]:.3f};"
+        f" {retrieval.MEASURES[1]} {both[1]:.3f} against {best[1]:.3f}.\n"
+    )
+    if run.passed:
+        return Text(said, "bold green")
+    wrong = {way for way, _ in run.strange}
+    measures = {measure for _, measure in run.strange}
+    if wrong == set(retrieval.WAYS) and len(measures) == 1:
+        said += f" Only {measures.pop()} is not what it should be, and that for all three: look at the function that measures it.\n"
+    elif wrong == set(retrieval.WAYS):
+        said += " None of the three is what it should be: do chunks begin where they should, and are the measures right?\n"
+    elif "by words" in wrong:
+        said += " The search by words is not what it should be: look at BM25.\n"
+    elif "by vectors" in wrong:
+        said += " The search by vectors is not what it should be: does it rank by the cosine, the largest first?\n"
+    else:
+        said += " Each way by itself is right: does the fusion count ranks, in both rankings, with the best first?\n"
+    return Text(said, "bold red")
+
+
 RUNS = {
     "transformer": RealRun(translation.STEPS, translation.translate, samples, outcome, "token"),
     "gpt": RealRun(writing.STEPS, writing.write, pages, progress_in_reading, "character"),
+    "vit": RealRun(digits.STEPS, digits.read, sheet, progress_in_seeing, "digit"),
+    "rag": RealRun(len(retrieval.read_questions()), retrieval.retrieve, findings, progress_in_finding),
 }
 TOPICS = tuple(RUNS)  # those with a real run

@@ -31,8 +31,8 @@ def train(
     """Train in place.
 
     Args:
-        model: called as model(*inputs), gives logits (B, L, V).
-        data: inputs, (N, ...) each, and last the targets, (N, L).
+        model: called as model(*inputs), gives logits, (B, L, V) or (B, K).
+        data: inputs, (N, ...) each, and last the targets, (N, L) or (N,).
         picks: which rows make the batch of each step, (steps, B).
         lr: the highest rate: it rises over the first tenth of the steps, then falls linearly to zero.
         ignore_index: target that does not count.
@@ -52,7 +52,7 @@ def train(
     for step, rows in enumerate(picks):
         *inputs, targets = (tensor[rows] for tensor in data)
         logits = watch(model, inputs, {})
-        loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=ignore_index)
+        loss = F.cross_entropy(logits.flatten(0, -2), targets.flatten(), ignore_index=ignore_index)
         gradients = torch.autograd.grad(loss, weights, allow_unused=True)
         update(weights, gradients, moments, step, rate(step, len(picks), lr))
         losses.append(loss.item())

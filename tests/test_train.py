@@ -11,10 +11,10 @@ import pytest
 import torch
 from rooms import ROOMS
 
-from kata import writing
-from kata.corpus import make_numbers, make_opticks
+from kata import digits, retrieval, writing
+from kata.corpus import make_numbers, make_opticks, make_vectors
 from kata.implementation import ImplementationRaised
-from kata.train import RUNS, TOPICS, outcome, pages, progress_in_reading
+from kata.train import RUNS, TOPICS, findings, outcome, pages, progress_in_finding, progress_in_reading, progress_in_seeing, sheet
 from kata.translation import MARK, Run, padded, read_corpus, translate
 
 
@@ -189,3 +189,152 @@ def test_pages_show_what_was_written() -> None:
 def test_what_is_no_gpt_is_told_as_the_learners_fault() -> None:
     with pytest.raises(ImplementationRaised, match=r"the model was to give a tensor of shape \(2, 3, 5\), a tuple of 2 came"):
         writing.expect((1, 2), [2, 3, 5], "the model")
+
+
+# Digits.
+
+
+def test_no_held_out_digit_was_seen() -> None:
+    training, held_out = digits.read_images()
+    assert len(training.images) == 1438 and len(held_out.images) == 359
+    assert {*training.labels.tolist()} == {*held_out.labels.tolist()} == set(range(10))
+    for found in (training, held_out):
+        assert found.images.shape == (len(found.labels), 1, 8, 8) and found.images.dtype == torch.float32
+        assert found.images.min() == 0 and found.images.max() == 1
+    assert not {*map(str, training.images.flatten(1).tolist())} & {*map(str, held_out.images.flatten(1).tolist())}
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that a second is enough for."""
+    monkeypatch.setattr(digits, "MODEL", digits.MODEL | {"d_model": 16, "num_layers": 1, "d_hidden": 32})
+    monkeypatch.setattr(digits, "BATCH", 32)
+    monkeypatch.setattr(digits, "RATE", 1e-2)
+
+
+def test_a_short_run_sees(tiny: None) -> None:
+    reports: list[int] = []
+    run = digits.read(ROOMS["vit"].reference, lambda step, loss: reports.append(step), steps=121)
+    assert len(run.losses) == 121 and reports == list(range(0, 121, 10))
+    assert run.losses[0] == pytest.approx(math.log(10), abs=0.5)
+    assert run.losses[-1] < 1.5 and 0.4 < run.exact < digits.MARK and not run.passed
+    assert run.exact == sum(wanted == came for _, wanted, came in run.samples) / 359
+    assert [wanted for _, wanted, _ in run.samples] == digits.read_images()[1].labels.tolist()
+
+
+def test_a_vit_that_sees_nothing_is_told_so(tiny: None) -> None:
+    blind = next(m for m in ROOMS["vit"].mistakes if m.id == "causal")
+    run = digits.read(blind.implementation, lambda step, loss: None, steps=31)
+    assert run.exact < 0.2
+    assert "does the token that the head reads attend to the patches" in progress_in_seeing(run).plain
+
+
+SEEN = digits.Run([2.3, 0.5, 0.01], [(torch.eye(8), 7, 7)] * 19 + [(torch.zeros(8, 8), 3, 5)])
+MISREAD = [(torch.eye(8), 7, 1)]
+
+
+@pytest.mark.parametrize(
+    "run, passed, said",
+    [
+        (SEEN, True, "95.0% of 20 held-out digits are read right; 85% are wanted"),
+        (digits.Run([2.3] * 30, MISREAD), False, "do gradients reach all weights"),
+        (digits.Run([2.3, *[0.4] * 30], MISREAD), False, "are they added?"),
+        (digits.Run([2.3, *[0.01] * 30], MISREAD), False, "is an image read alone"),
+        (digits.Run([12.0, *[1.0] * 30], MISREAD), False, "The first loss was 12.0, guessing has 2.3"),
+        (digits.Run([float("nan")] * 30, MISREAD), False, "0.0% of 1"),
+    ],
+)
+def test_what_a_run_on_digits_came_to_is_said(run: digits.Run, passed: bool, said: str) -> None:
+    assert run.passed is passed
+    assert said in progress_in_seeing(run).plain
+
+
+def test_the_sheet_shows_ten_digits_the_wrong_ones_first() -> None:
+    from rich.console import Console
+
+    console = Console(width=80, file=io.StringIO())
+    with console.capture() as capture:
+        console.print(sheet(SEEN))
+    shown = capture.get()
+    assert shown.index("✗ 3, came 5") < shown.index("✓ 7") and shown.count("✓ 7") == 9
+    assert max(map(len, shown.splitlines())) <= 80
+    assert shown.count("██") == 9 * 8  # a diagonal each
+
+
+def test_shades_go_from_paper_to_ink() -> None:
+    from kata.train import drawing
+
+    image = torch.linspace(0, 1, 5).expand(2, 5)
+    assert drawing(image) == "\n".join(["  ░░▒▒▓▓██"] * 2)
+
+
+def test_what_is_no_vit_is_told_before_it_is_trained(tiny: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(digits, "CLASSES", 9)
+    with pytest.raises(
+        ImplementationRaised, match=r"the model was to give a tensor of shape \(2, 9\), a float32 tensor of shape \(2, 10\) came"
+    ):
+        digits.read(ROOMS["vit"].reference, lambda step, loss: None, steps=1)
+
+
+# A book, searched.
+
+
+@pytest.fixture(scope="module")
+def search() -> retrieval.Run:
+    return retrieval.retrieve(ROOMS["rag"].reference, lambda number, loss: None)
+
+
+def test_both_ways_together_beat_either(search: retrieval.Run) -> None:
+    assert search.passed and search.strange == []
+    for way in retrieval.WAYS[:2]:
+        assert all(both > alone + 0.05 for both, alone in zip(search.measures["both"], search.measures[way]))
+    assert {sample.question.kind for sample in search.samples} == set(retrieval.KINDS)
+    assert search.prompt.endswith("\nAnswer:") and len(search.prompt.split()) <= retrieval.ROOM
+    assert "0.762" in progress_in_finding(search).plain
+
+
+def test_findings_show_the_measures_and_a_prompt(search: retrieval.Run) -> None:
+    from rich.console import Console
+
+    console = Console(width=80, file=io.StringIO())
+    with console.capture() as capture:
+        console.print(findings(search))
+    shown = capture.get()
+    assert "0.681  0.515" in shown and "Question: " in shown
+
+
+@pytest.mark.parametrize(
+    "mistake, said",
+    [
+        ("occurrences-do-not-saturate", "look at BM25"),
+        ("only-queries-are-normalised", "does it rank by the cosine"),
+        ("k-of-fusion-not-used", "does the fusion count ranks"),
+        ("recall-is-precision", "Only recall@5 is not what it should be"),
+        ("mrr-over-what-was-found", "Only MRR is not what it should be"),
+    ],
+)
+def test_a_search_that_is_wrong_is_told_where(mistake: str, said: str) -> None:
+    wrong = next(m for m in ROOMS["rag"].mistakes if m.id == mistake)
+    run = retrieval.retrieve(wrong.implementation, lambda number, loss: None)
+    assert not run.passed
+    assert said in progress_in_finding(run).plain
+
+
+def test_chunks_that_are_not_those_of_the_vectors_are_told_as_the_learners_fault() -> None:
+    wrong = next(m for m in ROOMS["rag"].mistakes if m.id == "tail-is-lost")
+    with pytest.raises(ImplementationRaised, match="into 400 passages"):
+        retrieval.retrieve(wrong.implementation, lambda number, loss: None)
+
+
+def test_every_answer_stands_in_the_book_once_and_in_a_passage() -> None:
+    text = " ".join(" ".join(words) for words in retrieval.paragraphs())
+    for question in retrieval.read_questions():
+        assert question.kind in retrieval.KINDS
+        for answer in question.answers:
+            assert text.count(answer) == 1 and len(answer.split()) <= retrieval.OVERLAP + 1
+
+
+def test_the_vectors_are_what_their_script_makes() -> None:
+    """But for their signs and for rounding, which other versions of the libraries may do differently."""
+    ours, made = retrieval.read_vectors(), make_vectors.vectors().float()
+    torch.testing.assert_close(ours @ ours.T / 200**2, made @ made.T / 200**2, rtol=0, atol=0.03)
