@@ -64,7 +64,7 @@ notebook: $(VENV)/.ready-notebook ## open a lesson in JupyterLab: TOPIC=
 debug: $(VENV)/.ready ## run one check where breakpoints work: TOPIC= CHECK=
 	$(PY) -m kata debug $(TOPIC) $(CHECK)
 
-train: $(VENV)/.ready-train ## train your model on real data: TOPIC=transformer or gpt [FILE=]
+train: $(VENV)/.ready-train ## your answer on real data: TOPIC=transformer, gpt, vit or rag [FILE=]
 	$(PY) -m kata train $(TOPIC) $(if $(FILE),--file '$(FILE)')
 
 course: $(VENV)/.ready-notebook ## write an nbgrader course to course/, release included: [TOPIC=]

@@ -107,12 +107,11 @@ def query_terms_add_up(impl, documents, full, query):
 @check(points=1, after=long_documents_need_more, length=choice(2, 4))
 def empty_documents_score_zero(impl, length):
     """Empty documents score 0, and count among the documents and in the mean length; there may be no others, or none at all."""
-    found = {
+    return {
         "some are empty": scores_of(impl, [[], ["a"] * length, ["a", "b"], []], ["a", "b", "a"]),
         "all are empty": scores_of(impl, [[], []], ["a"]),
         "no document": scores_of(impl, [], ["a"]).tolist(),
     }
-    return found
 
 
 @check(points=1, after=query_terms_add_up)
@@ -177,16 +176,16 @@ def zero_vectors_are_like_nothing(impl, queries, index, zero):
     after=nearest_by_angle,
     sizes={"N": (2, 6, 40)},
     axes=indices("N", below=2),
-    lengths=indices("N", below=4),
     negative=booleans("N"),
+    length=choice(0.5, 4.0),
 )
-def lower_ids_win_ties(impl, axes, lengths, negative):
+def lower_ids_win_ties(impl, axes, negative, length):
     """Of vectors at the same angle the one with the lower id comes first.
 
-    (index[i] has ±2 ** lengths[i] on the axis axes[i], and 0 elsewhere, so that all cosines are 1, 0 or -1.)
+    (index[i] has ±length on the axis axes[i], and 0 elsewhere, so that all cosines are 1, 0 or -1.)
     """
     index = torch.zeros(len(axes), 2, dtype=torch.float64)
-    index[torch.arange(len(axes)), axes] = (2.0**lengths * torch.where(negative, -1, 1)).double()
+    index[torch.arange(len(axes)), axes] = torch.where(negative, -length, length).double()
     queries = torch.tensor([[4.0, 0.0], [0.0, 0.5]], dtype=torch.float64)
     return {f"k = {k}": impl.dense_search(queries, index, k)[1] for k in (1, len(axes))}
 
@@ -261,14 +260,14 @@ def later_choices_differ_from_all_chosen(impl, query, candidates, long):
     return {f"trade_off = {t}": impl.maximal_marginal_relevance(query, candidates, len(candidates), t) for t in (0.3, 0.5, 0.8, 0.0)}
 
 
-@check(points=1, after=later_choices_differ_from_all_chosen, lengths=indices("6", below=3), k=choice(2, 4))
-def choices_end_and_ties_go_down(impl, lengths, k):
+@check(points=1, after=later_choices_differ_from_all_chosen, length=choice(0.5, 4.0), k=choice(2, 4))
+def choices_end_and_ties_go_down(impl, length, k):
     """At most k are chosen, all if k is more than there are; of equal candidates the lower id is taken.
 
     (The candidates stand on the axes, so that many are equally good.)
     """
     axes = torch.tensor([[0.0, 1.0], [1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.0, -1.0], [-1.0, 0.0]], dtype=torch.float64)
-    candidates, query = axes * 2.0 ** lengths[:, None], torch.tensor([2.0, 0.0], dtype=torch.float64)
+    candidates, query = axes * length, torch.tensor([2.0, 0.0], dtype=torch.float64)
     return {f"k = {n}": impl.maximal_marginal_relevance(query, candidates, n, 0.5) for n in (k, 9)}
 
 
