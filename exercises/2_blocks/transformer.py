@@ -30,8 +30,8 @@ class Transformer(nn.Module):
     the memory and a feed-forward network. A residual connection runs past each
     of these, and each is normalised. Every attention has four projections from
     M to M channels (queries, keys, values, output) of its own, and H heads; a
-    feed-forward network goes from M to d_hidden channels and back. Source and
-    target know the order of their tokens.
+    feed-forward network goes from M to d_hidden channels, through an
+    activation, and back. Source and target know the order of their tokens.
 
     How positions are told, pre-norm or post-norm, biases, the activation, all
     names, and whether the target's embedding is also the last projection, is
@@ -132,7 +132,7 @@ class Transformer(nn.Module):
         Args:
             src: (B, S) integers, padded on the right.
             bos_id: the token that each target begins with.
-            eos_id: the token that ends a target.
+            eos_id: the token that ends a target; it may be bos_id too.
             max_new: no target gets longer than this; at least 1.
 
         Returns:
