@@ -65,7 +65,9 @@ def name_mistakes(case: Case, check: Check) -> list[Mistake]:
     def alike(mistake: Mistake, rung: Rung, key: Any, seen: Outcome) -> bool:
         return same_kind_of_failure(seen, room.outcome_of(mistake, check, rung, key), check.comparison)
 
-    fitting = [m for m in room.mistakes if gets_there(room, check, m, case.seed) and alike(m, first.rung, graded, first.got)]
+    earlier = [other for other in room.checks[: room.checks.index(check)] if other in case.passed and not other.slow]
+    fitting = [m for m in room.mistakes if not known_to_trip(room, earlier, m, case.seed)]
+    fitting = [m for m in fitting if gets_there(room, check, m, case.seed) and alike(m, first.rung, graded, first.got)]
     fitting = [m for m in fitting if alike(m, smallest.rung, graded, smallest.got)]
     seen = [first.got]
     for rung in spread(check.rungs, FRESH):
@@ -73,7 +75,6 @@ def name_mistakes(case: Case, check: Check) -> list[Mistake]:
             return []
         seen.append(case.answer(check, rung, fresh))
         fitting = [m for m in fitting if alike(m, rung, fresh, seen[-1])]
-    earlier = [other for other in room.checks[: room.checks.index(check)] if other in case.passed and not other.slow]
     fitting = [m for m in fitting if not any(trips(room, other, m, case.seed, other.rungs) for other in earlier)]
     if len(fitting) > 1 or not any(map(telling, seen)):
         fitting = agree_elsewhere(case, check, fitting, strict=not any(map(telling, seen)))
@@ -97,6 +98,11 @@ def gets_there(room: Room, failed: Check, mistake: Mistake, seed: int) -> bool:
 def trips(room: Room, check: Check, mistake: Mistake, seed: int, rungs: Sequence[Rung]) -> bool:
     """Whether the check fails on the mistake, on the very inputs that the answer was graded on."""
     return any(room.fails(mistake, check, rung, ("check", seed, check.name)) for rung in rungs)
+
+
+def known_to_trip(room: Room, checks: Sequence[Check], mistake: Mistake, seed: int) -> bool:
+    """Whether one of the checks was seen to fail on the mistake, on such inputs: it need not be run again."""
+    return any(room.known_to_fail(mistake, check, rung, ("check", seed, check.name)) for check in checks for rung in check.rungs)
 
 
 def agree_elsewhere(case: Case, failed: Check, fitting: list[Mistake], strict: bool) -> list[Mistake]:

@@ -65,7 +65,7 @@ def grade_answer(room: Room, learner: Answer, shown: str, seed: int = 0, to_the_
     """The verdict on an answer that is called `shown`: all checks in order, then the names of mistakes.
 
     Args:
-        to_the_end: go on after the first failure; else the rest is not reached.
+        to_the_end: go on after the first failure; else the rest is not reached, and not asked for names either: they may be too many.
     """
     results: dict[str, Result] = {}
     failures: dict[str, tuple[Failure, Failure]] = {}
@@ -87,7 +87,7 @@ def grade_answer(room: Room, learner: Answer, shown: str, seed: int = 0, to_the_
                 if not results:
                     return nothing_graded(room, shown, error.status, error.message, error.traceback, printed=learner)
                 results[check.name] = result_of(check, error.status, error.message, traceback=error.traceback)
-        name_all(room, learner, seed, results, failures)
+        name_all(room, learner, seed, results, failures, to_the_end)
     finally:
         learner.stop()
     return Verdict(room.topic.name, shown, tuple(results.values()), "".join(learner.printed))
@@ -187,13 +187,20 @@ def shrink(room: Room, check: Check, seen: Seen, key: Any, failure: Failure) -> 
     return failure
 
 
-def name_all(room: Room, learner: Answer, seed: int, results: dict[str, Result], failures: dict[str, tuple[Failure, Failure]]) -> None:
+def name_all(
+    room: Room,
+    learner: Answer,
+    seed: int,
+    results: dict[str, Result],
+    failures: dict[str, tuple[Failure, Failure]],
+    unreached_too: bool,
+) -> None:
     """Add to the results of failed checks the mistakes that explain them."""
 
     def those(status: Status) -> list[Check]:
         return [check for check in room.checks if results[check.name].status == status]
 
-    case = Case(room, partial(learner.outcome, room), seed, those("passed"), failures, those("not_reached"))
+    case = Case(room, partial(learner.outcome, room), seed, those("passed"), failures, those("not_reached") if unreached_too else [])
     for check in room.checks:
         if results[check.name].counterexample is None:
             continue

@@ -83,6 +83,10 @@ class Room:
             self.wrong[place] = compare(wanted, self.outcome_of(mistake, check, rung, key), check.comparison) is not None
         return self.wrong[place]
 
+    def known_to_fail(self, mistake: Mistake, check: Check, rung: Rung, key: Any) -> bool:
+        """Whether it was seen to fail; nothing is run."""
+        return (mistake.id, check.name, rung, key) in self.made and self.fails(mistake, check, rung, key)
+
     @cached_property
     def wrong(self) -> dict[Any, bool]:
         return {}

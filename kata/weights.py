@@ -21,6 +21,7 @@ def numbers() -> Tensor:
     return torch.randn(LONG, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
 
+@functools.lru_cache(maxsize=2048)
 def drawn(name: str, shape: tuple[int, ...], seed: int) -> Tensor:
     """N(0, 1 / fan-in) for matrices, N(0, 1) for vectors; not to be changed.
 
@@ -43,25 +44,25 @@ def set_weights(module: torch.nn.Module, seed: int, dtype: torch.dtype, constant
         constant: numbers that fill parameters instead, by a part of their names.
         times: factors for what others are filled with, by their names.
     """
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        number = next((constant[part] for part in constant if part in name), None)
+        if number is not None:
+            parameter.data = torch.full_like(parameter.data, number, dtype=dtype)
+        elif name in times:
+            parameter.data = (drawn(name, tuple(parameter.shape), seed) * times[name]).to(dtype)
+        else:
+            parameter.data = drawn(name, tuple(parameter.shape), seed).to(dtype, copy=True)
     cast(module, dtype)
-    with torch.no_grad():
-        for name, parameter in module.named_parameters(remove_duplicate=False):
-            number = next((constant[part] for part in constant if part in name), None)
-            if number is None:
-                parameter.copy_(drawn(name, tuple(parameter.shape), seed) * times.get(name, 1.0))
-            else:
-                parameter.fill_(number)
 
 
 def initialize(module: torch.nn.Module, seed: int) -> None:
     """Weights to train from, in float32: matrices from the seed, biases zero, other vectors one."""
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        if parameter.ndim > 1:
+            parameter.data = drawn(name, tuple(parameter.shape), seed).to(torch.float32, copy=True)
+        else:
+            parameter.data = torch.full_like(parameter.data, 0.0 if name.endswith("bias") else 1.0, dtype=torch.float32)
     cast(module, torch.float32)
-    with torch.no_grad():
-        for name, parameter in module.named_parameters(remove_duplicate=False):
-            if parameter.ndim > 1:
-                parameter.copy_(drawn(name, tuple(parameter.shape), seed))
-            else:
-                parameter.fill_(0.0 if name.endswith("bias") else 1.0)
 
 
 def cast(module: torch.nn.Module, dtype: torch.dtype) -> None:
