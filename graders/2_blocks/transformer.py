@@ -594,7 +594,7 @@ def greedy_adds_the_likeliest_tokens(impl, src, seed):
     seed=seed(),
 )
 def rows_end_at_their_eos(impl, src, pad_id, seed):
-    """A row keeps its eos and has pad_id after it, while others go on to theirs or to max_new; when all have ended, it stops; eos may be bos."""
+    """A row keeps its eos and has pad_id after it, while others go on; when all have ended, it stops; eos may be bos."""
     src = torch.where(src == pad_id, 6, src)
     model, found = continuations(impl, src, seed, pad_id)
     cases = [(bos, eos, ends(ids, eos)) for bos, ids in found.items() for eos in found if eos != bos]
