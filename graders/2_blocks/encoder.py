@@ -70,7 +70,7 @@ def feed_forward_is_added(impl, x, gain, H, F, seed):
     return block(x)
 
 
-@check(points=1, compare=NEAR, after=feed_forward_is_added, sizes={"F": (5,)}, x=normal("B L H*D"), H=size("H"), F=size("F"), seed=seed())
+@check(points=1, compare=NEAR, after=feed_forward_is_added, sizes=FEW | {"F": (5,)}, x=normal("B L H*D"), H=size("H"), F=size("F"), seed=seed())
 def attention_is_added(impl, x, H, F, seed):
     """When the feed-forward adds nothing (down is zero), a pre-norm block gives x plus multi-head self-attention over norm1(x)."""
     block = block_like(impl, x, H, F, seed)
@@ -115,7 +115,7 @@ def norms_divide_with_epsilon(impl, x, H, F, seed):
 # One block, post-norm.
 
 
-@check(points=1, compare=NEAR, after=block_is_right, sizes=FEW, x=normal("B L H*D"), H=size("H"), F=size("F"), seed=seed())
+@check(points=1, compare=NEAR, after=block_is_right, sizes=ONE | {"H": (1, 3)}, x=normal("B L H*D"), H=size("H"), F=size("F"), seed=seed())
 def post_norm_block_is_right(impl, x, H, F, seed):
     """With norm_first=False the sums are normalised: norm1 of x plus attention over x, then norm2 of that plus its feed-forward."""
     return block_like(impl, x, H, F, seed, norm_first=False)(x)

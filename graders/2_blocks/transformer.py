@@ -63,7 +63,7 @@ def with_each_swapped(ids, upto):
 
 @check(
     points=1,
-    sizes={"B": (1, 3), "S": (1, 5), "L": (1, 4), "V": (4, 9), "W": (6, 5)},
+    sizes={"B": (2,), "S": (1,), "L": (3,), "V": (4, 9), "W": (6,)},
     src=indices("B S", below="V", start=1),
     tgt=indices("B L", below="W", start=1),
     V=size("V"),
@@ -123,7 +123,7 @@ def logits_are_logits(impl, src, tgt, seed):
 @check(
     points=1,
     after=shapes_are_right,
-    sizes={"S": (4,), "L": (3, 5)},
+    sizes={"S": (4,), "L": (3,)},
     src=indices("3 S", below=11, start=1),
     tgt=indices("3 L", below=7, start=1),
     i=index(3),
@@ -143,7 +143,7 @@ def samples_do_not_see_each_other(impl, src, tgt, i, seed):
 @check(
     points=2,
     after=shapes_are_right,
-    sizes={"S": (3,), "L": (2, 5)},
+    sizes={"S": (3,), "L": (4,)},
     src=indices("S", below=11, start=1),
     tgt=indices("L", below=7, start=1),
     seed=seed(),
@@ -158,7 +158,7 @@ def logits_see_the_past_and_not_the_future(impl, src, tgt, seed):
 @check(
     points=1,
     after=logits_see_the_past_and_not_the_future,
-    sizes={"S": (3,), "L": (3, 5)},
+    sizes={"S": (3,), "L": (4,)},
     src=indices("S", below=11, start=1),
     tgt=indices("L", below=7, start=1, unique=True),
     seed=seed(),
@@ -173,7 +173,7 @@ def order_of_the_target_matters(impl, src, tgt, seed):
 # What the encoder sees, and what reaches the decoder.
 
 
-@check(points=1, after=shapes_are_right, sizes={"S": (2, 5), "P": (0, 5)}, src=indices("S", below=10), pad_id=size("P"), seed=seed())
+@check(points=1, after=shapes_are_right, sizes={"S": (4,), "P": (0, 5)}, src=indices("S", below=10), pad_id=size("P"), seed=seed())
 def memory_sees_the_whole_source(impl, src, pad_id, seed):
     """Another source token i (row) changes the memory at every position (column), before it and after it, whatever pad_id is."""
     memory = evaluated(impl, seed, pad_id=pad_id).encode(with_each_altered(without(pad_id, src), 11, pad_id))
@@ -183,7 +183,7 @@ def memory_sees_the_whole_source(impl, src, pad_id, seed):
 @check(
     points=2,
     after=shapes_are_right,
-    sizes={"S": (4,), "L": (1, 4), "P": (0, 5)},
+    sizes={"S": (4,), "L": (3,), "P": (0, 5)},
     src=indices("S", below=10),
     tgt=indices("L", below=6),
     pad_id=size("P"),
@@ -575,7 +575,7 @@ def compared(got, ids, eos_id, pad_id):
     }
 
 
-@check(points=1, after=forward_is_decode_of_encode, sizes={"B": (3, 1)}, src=indices("B 4", below=11, start=1), seed=seed())
+@check(points=1, after=forward_is_decode_of_encode, sizes={"B": (3,)}, src=indices("B 4", below=11, start=1), seed=seed())
 def greedy_adds_the_likeliest_tokens(impl, src, seed):
     """Until eos, greedy_decode gives up to max_new tokens after bos, each the arg max over the last logits of decode."""
     src[0, 2:] = 0
@@ -622,7 +622,7 @@ def ends(ids, eos_id):
     return [row.index(eos_id) if eos_id in row else STEPS for row in ids.tolist()]
 
 
-@check(points=1, after=greedy_adds_the_likeliest_tokens, src=indices("24 4", below=11, start=1), seed=seed(), draws=2)
+@check(points=1, after=greedy_adds_the_likeliest_tokens, src=indices("24 4", below=11, start=1), seed=seed())
 def any_token_may_be_the_likeliest(impl, src, seed):
     """The arg max is over all logits: bos and padding are chosen where theirs is the largest, and a chosen pad_id does not end the row."""
     model, found = continuations(impl, src, seed)
