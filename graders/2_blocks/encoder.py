@@ -70,7 +70,9 @@ def feed_forward_is_added(impl, x, gain, H, F, seed):
     return block(x)
 
 
-@check(points=1, compare=NEAR, after=feed_forward_is_added, sizes=FEW | {"F": (5,)}, x=normal("B L H*D"), H=size("H"), F=size("F"), seed=seed())
+@check(
+    points=1, compare=NEAR, after=feed_forward_is_added, sizes=FEW | {"F": (5,)}, x=normal("B L H*D"), H=size("H"), F=size("F"), seed=seed()
+)
 def attention_is_added(impl, x, H, F, seed):
     """When the feed-forward adds nothing (down is zero), a pre-norm block gives x plus multi-head self-attention over norm1(x)."""
     block = block_like(impl, x, H, F, seed)
