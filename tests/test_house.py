@@ -33,7 +33,8 @@ def test_stub_holds_nothing_of_the_answer(topic) -> None:
 
 
 def test_every_tree_has_the_same_rooms_and_no_strays() -> None:
-    wanted = {file for t in TOPICS for file in (t.exercise, t.notebook, t.solution, t.mistakes, t.grader, t.lesson)}
+    wanted = {file for lesson in load_curriculum().lessons for file in (lesson.lesson, lesson.notebook)}
+    wanted |= {file for t in TOPICS for file in (t.exercise, t.solution, t.mistakes, t.grader)}
     assert {ROOT / name for name in tracked("exercises", "solutions", "graders", "lessons")} == wanted
     for name in NAMES:
         assert (ROOT / "tests" / "oracles" / f"test_{name}.py").exists()
@@ -86,7 +87,7 @@ def test_readme_shows_what_is_shown_today(runners) -> None:
 
 def test_pins_are_within_the_ranges_and_name_every_dependency() -> None:
     project = parse((ROOT / "pyproject.toml").read_text())["project"]
-    pinned = set(re.findall(r"^([a-z-]+)==", (ROOT / "constraints.txt").read_text(), re.MULTILINE))
+    pinned = set(re.findall(r"^([a-z0-9-]+)==", (ROOT / "constraints.txt").read_text(), re.MULTILINE))
     wanted = [*project["dependencies"], *(need for extra in project["optional-dependencies"].values() for need in extra)]
     assert {re.split(r"[><=;]", need)[0] for need in wanted} <= pinned
 

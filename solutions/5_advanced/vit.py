@@ -66,6 +66,8 @@ def unpatchify(patches: Tensor, patch: int, grid: tuple[int, int]) -> Tensor:
     Returns:
         The images, (B, C, Y, X).
 
+    Source: Dosovitskiy et al. 2021, section 3.1, read backwards.
+
     >>> images = torch.arange(24).view(1, 2, 2, 6)
     >>> torch.equal(unpatchify(patchify(images, 2), 2, grid=(1, 3)), images)
     True
