@@ -135,7 +135,8 @@ def executed(notebook: NotebookNode, lesson: Lesson) -> NotebookNode:
         record_timing=False,
         extra_arguments=QUIET,
     )
-    client.execute(env={**os.environ, FOLDER: str(lesson.root / "solutions")})
+    one = {"OMP_NUM_THREADS": "1"}  # what lessons compute is small: where cores are shared, a second thread makes it many times as slow
+    client.execute(env={**os.environ, **one, FOLDER: str(lesson.root / "solutions")})
     notebook.metadata.language_info = {"name": "python"}  # not the version of whoever built it
     for cell in notebook.cells:
         for output in cell.get("outputs", ()):
