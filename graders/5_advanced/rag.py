@@ -382,7 +382,10 @@ def recall_is_the_share_that_is_found(impl, rankings, good):
 )
 def first_relevant_id_sets_the_rank(impl, rankings, good):
     """A query counts 1 / rank of the first relevant id, ranks from 1, and 0 if there is none in its ranking; of these the mean is taken."""
-    return impl.mean_reciprocal_rank(*judged(rankings, good))
+    return {
+        "mean": impl.mean_reciprocal_rank(*judged(rankings, good)),
+        "the first of 30 ids that is relevant is the 16th": impl.mean_reciprocal_rank([list(range(30))], [{15, 20}]),
+    }
 
 
 @check(
