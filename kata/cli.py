@@ -223,15 +223,17 @@ def reset(topic: TopicName, yes: Annotated[bool, typer.Option("--yes", help="Do 
 
 @app.command()
 def stubs() -> int:
-    """Write what is generated, the stubs and the README's table; for developers."""
+    """Write what is generated, the stubs, their digests and the README's table; for developers."""
     from kata import readme
 
     curriculum = load_curriculum()
-    readme.refresh(curriculum.topics[0].root, curriculum)
+    root = curriculum.topics[0].root
+    readme.refresh(root, curriculum)
     for topic in curriculum.topics:
         if topic.exercise.exists() and progress.started(topic):
             out.print(f"{relative(topic.exercise)} differs; a copy is kept in {relative(progress.back_up(topic))}")
         progress.write_stub(topic)
+    (root / progress.DIGESTS).write_text(progress.digest_list(curriculum.topics), encoding="utf-8", newline="\n")
     return 0
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import json
 import os
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -17,6 +20,7 @@ from kata.curriculum import Topic
 from kata.stubs import cut
 
 FOLDER = ".kata"
+DIGESTS = "exercises/.stubs"  # of the stubs as they were shipped, as `sha256sum` writes them: cutting them again takes longer
 
 
 @dataclass
@@ -37,11 +41,32 @@ def stub_of(topic: Topic) -> str:
 def started(topic: Topic) -> bool:
     """Whether the learner's file is there and is not the stub any more."""
     try:
-        return topic.exercise.read_bytes() != stub_of(topic).encode()
+        written = topic.exercise.read_bytes().replace(b"\r\n", b"\n")  # git on Windows
     except FileNotFoundError:
         return False
     except OSError:
         return True
+    shipped = digests(topic.root).get(topic.exercise.relative_to(topic.root).as_posix())
+    return sha256(written) != (shipped or sha256(stub_of(topic).encode()))
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+@functools.cache
+def digests(root: Path) -> dict[str, str]:
+    """Of the shipped stubs, by path; none if there is no such list."""
+    try:
+        lines = (root / DIGESTS).read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return {}
+    return {path: digest for digest, _, path in (line.partition("  ") for line in lines)}
+
+
+def digest_list(topics: Sequence[Topic]) -> str:
+    """The text of that list."""
+    return "".join(f"{sha256(stub_of(t).encode())}  {t.exercise.relative_to(t.root).as_posix()}\n" for t in topics)
 
 
 def read(root: Path) -> dict[str, Record]:

@@ -67,8 +67,8 @@ def pack(value: Any, tensors: list[Tensor], wrap: Callable[[Any], Tree], depth: 
     if depth > MAX_DEPTH:
         raise ValueError(f"a value is nested more than {MAX_DEPTH} deep")
     if isinstance(value, Tensor) and plain(value):
-        # a plain clone of a single number keeps the stride of the view it came from, and has no raw bytes then
-        tensors.append(value.detach().as_subclass(Tensor).clone(memory_format=torch.contiguous_format))
+        alone = value.detach() if type(value) is Tensor else value.detach().as_subclass(Tensor)
+        tensors.append(alone.clone(memory_format=torch.contiguous_format))
         return {"tensor": len(tensors) - 1}
     if isinstance(value, (bytes, bytearray)):
         return {"bytes": value.hex()}
@@ -165,8 +165,8 @@ def parse_head(head: bytes) -> tuple[dict[str, Any], list[tuple[torch.dtype, lis
 
 
 def raw_bytes(tensor: Tensor) -> bytes:
-    flat = tensor.resolve_conj().resolve_neg().contiguous().reshape(-1)
-    return flat.view(torch.uint8).numpy().tobytes()
+    """Of a tensor that `pack` made: it is contiguous, and no view."""
+    return (tensor.view(torch.int16) if tensor.dtype is torch.bfloat16 else tensor).numpy().tobytes()
 
 
 def from_bytes(body: bytearray, offset: int, dtype: torch.dtype, shape: list[int], count: int) -> Tensor:
@@ -175,6 +175,5 @@ def from_bytes(body: bytearray, offset: int, dtype: torch.dtype, shape: list[int
     if dtype is torch.bool:  # any byte but 0 and 1 would be no boolean
         return torch.frombuffer(body, dtype=torch.uint8, count=count, offset=offset).ne(0).reshape(shape)
     if offset % dtype.itemsize:
-        piece = bytearray(body[offset : offset + count * dtype.itemsize])
-        return torch.frombuffer(piece, dtype=dtype, count=count).reshape(shape)
-    return torch.frombuffer(body, dtype=dtype, count=count, offset=offset).reshape(shape).clone()
+        body, offset = body[offset : offset + count * dtype.itemsize], 0
+    return torch.frombuffer(body, dtype=dtype, count=count, offset=offset).view(shape).clone()

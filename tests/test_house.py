@@ -10,6 +10,7 @@ import pytest
 from record_readme import recorded
 from rooms import ROOMS, TOPICS, committed, solution, tracked
 
+from kata import progress
 from kata.curriculum import ROOT, load_curriculum
 from kata.readme import with_table
 from kata.stubs import cut, public_names
@@ -20,7 +21,9 @@ NAMES = [topic.name for topic in TOPICS]
 
 @pytest.mark.parametrize("topic", TOPICS, ids=NAMES)
 def test_committed_stub_is_what_the_solution_gives(topic) -> None:
-    assert committed(topic.exercise) == cut(committed(topic.solution)), "run `make stubs` and commit what it wrote"
+    stub = committed(topic.exercise)
+    assert stub == cut(committed(topic.solution)), "run `make stubs` and commit what it wrote"
+    assert f"{progress.sha256(stub.encode())}  exercises/{topic.path}.py" in committed(ROOT / progress.DIGESTS).splitlines()
 
 
 @pytest.mark.parametrize("topic", TOPICS, ids=NAMES)
@@ -34,7 +37,7 @@ def test_stub_holds_nothing_of_the_answer(topic) -> None:
 
 def test_every_tree_has_the_same_rooms_and_no_strays() -> None:
     wanted = {file for lesson in load_curriculum().lessons for file in (lesson.lesson, lesson.notebook)}
-    wanted |= {file for t in TOPICS for file in (t.exercise, t.solution, t.mistakes, t.grader)}
+    wanted |= {file for t in TOPICS for file in (t.exercise, t.solution, t.mistakes, t.grader)} | {ROOT / progress.DIGESTS}
     assert {ROOT / name for name in tracked("exercises", "solutions", "graders", "lessons")} == wanted
     for name in NAMES:
         assert (ROOT / "tests" / "oracles" / f"test_{name}.py").exists()

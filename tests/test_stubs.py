@@ -134,6 +134,13 @@ def test_reset_keeps_a_copy_and_started_knows_the_stub(tmp_path, monkeypatch: py
     assert not progress.started(topic)
     topic.exercise.write_text("mine")
     assert progress.started(topic)
+    (tmp_path / progress.DIGESTS).write_text(progress.digest_list([topic]))
+    progress.digests.cache_clear()
+    assert progress.started(topic)
+    progress.write_stub(topic)
+    topic.solution.unlink()  # what was shipped is known without it
+    assert not progress.started(topic)
+    topic.exercise.write_text("mine")
     copies = [progress.back_up(topic), progress.back_up(topic)]
     assert [copy.read_text() for copy in copies] == ["mine", "mine"]
     assert len(set(copies)) == 2

@@ -52,8 +52,17 @@ def test_tensors_come_back_to_the_bit(kinds: list[tuple[torch.dtype, list[int]]]
 
 @pytest.mark.parametrize(
     "tensor",
-    [torch.arange(12).reshape(3, 4).mT, torch.ones(1).expand(5), torch.arange(9)[::2], torch.tensor(float("nan")), torch.zeros(2, 0, 3)],
-    ids=["transposed", "expanded", "strided", "scalar", "empty"],
+    [
+        torch.arange(12).reshape(3, 4).mT,
+        torch.ones(1).expand(5),
+        torch.arange(9)[::2],
+        torch.tensor(float("nan")),
+        torch.zeros(2, 0, 3),
+        torch.tensor([1 + 2j, 3 - 4j]).conj().imag,  # a view that negates what it reads
+        torch.arange(4, dtype=torch.bfloat16)[2],
+        torch.nn.Parameter(torch.ones(2)),
+    ],
+    ids=["transposed", "expanded", "strided", "scalar", "empty", "negated", "bfloat16", "parameter"],
 )
 def test_any_layout_is_carried(tensor: torch.Tensor) -> None:
     torch.testing.assert_close(there_and_back(tensor), tensor, equal_nan=True)
