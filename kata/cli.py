@@ -29,8 +29,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Practise building Transformers, and find out whether you can.",
 )
-out = Console(highlight=False, markup=False)
-err = Console(stderr=True, highlight=False, markup=False)
+out = Console(highlight=False, markup=False, emoji=False)
+err = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 TopicName = Annotated[str, typer.Argument(metavar="TOPIC", help="A topic's name, such as attention.")]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import itertools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -66,8 +65,8 @@ def initialize(module: torch.nn.Module, seed: int) -> None:
 
 
 def cast(module: torch.nn.Module, dtype: torch.dtype) -> None:
-    """As `module.to(dtype)`, which walks through all of a module even if there is nothing to do."""
-    if any(t.is_floating_point() and t.dtype != dtype for t in itertools.chain(module.parameters(), module.buffers())):
+    """As `module.to(dtype)`, which walks through all of a module even if there is nothing to do; its parameters have the dtype already."""
+    if any(buffer.is_floating_point() and buffer.dtype != dtype for buffer in module.buffers()):
         module.to(dtype)
 
 
