@@ -7,12 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kata.offlimits import scan
+from kata.wire import harmless
 
 MAX_SOURCE = 256 * 1024  # bytes
 
 
 class Unreadable(Exception):
-    """The answer's file cannot be graded at all; the text says why."""
+    """The answer's file cannot be graded at all; the text says why, and may quote the file."""
+
+    def __init__(self, why: str):
+        super().__init__(harmless(why))
 
 
 def read_answer(file: Path) -> str:

@@ -72,7 +72,7 @@ def code_of(file: Path) -> list[str]:
         return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
     except OSError as error:
         raise Misuse(f"{file} cannot be read: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise Misuse(f"{file} is no notebook of version 4: {error}") from error
 
 
@@ -110,19 +110,28 @@ def statements_of(cell: str, names: Sequence[str]) -> Iterator[Statement]:
     """The top level of a cell; a cell that is no Python has none."""
     if cell.lstrip().startswith("%%") and cell.split()[0] not in AROUND:
         return
-    lines = ["" if line.startswith(MAGIC) else line for line in cell.splitlines()]
-    try:
-        tree = ast.parse("\n".join(lines))
-    except (SyntaxError, ValueError) as error:
+    typed = cell.replace("\r\n", "\n").replace("\r", "\n").split("\n")  # as Python sees lines: a form feed ends none
+    for lines in (typed, ["" if line.startswith(MAGIC) else line for line in typed]):  # in a string such a line is no magic
+        try:
+            tree = ast.parse("\n".join(lines))
+            symtable.symtable("\n".join(lines), "cell", "exec")  # which finds what is wrong with names
+            break
+        except (SyntaxError, ValueError) as error:
+            wrong = error
+    else:
         if any(f"def {name}" in cell or f"class {name}" in cell for name in names):
-            raise NoPython(f"a cell cannot be read as Python: {error}") from error
+            raise NoPython(f"a cell cannot be read as Python: {wrong}") from wrong
         return
     for node in tree.body:
         changes = frozenset(changed_by(node))
         if isinstance(node, ast.Expr) and not changes:
             continue
         first = min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", []))])
-        source = "\n".join(lines[first - 1 : node.end_lineno])
+        piece = lines[first - 1 : node.end_lineno]
+        piece[-1] = piece[-1].encode()[: node.end_col_offset].decode()
+        if first == node.lineno:  # after a semicolon it does not begin the line
+            piece[0] = piece[0].encode()[node.col_offset :].decode()
+        source = "\n".join(piece)
         imports = isinstance(node, (ast.Import, ast.ImportFrom))
         star = isinstance(node, ast.ImportFrom) and node.names[0].name == "*"
         reads = frozenset(read_by(symtable.symtable(source, "cell", "exec")))

@@ -7,7 +7,7 @@ that belongs to the dtype; integers, booleans and strings exactly.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,6 +24,8 @@ TOLERANCES = {
     torch.float16: (5e-3, 5e-3),
     torch.bfloat16: (2e-2, 2e-2),
 }
+FAR = 2**1000  # no number that is wanted is as large, and few integers beyond it are floats
+ROOM = 2000  # characters of a value that are shown: an answer may be of any size
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,7 @@ def differ_costs(wanted: Any, got: Any, factor: float, least: float, where: str 
             return Difference(f"{describe(wanted)} wanted, {describe(got)} came", where, wanted, got)
         found = (differ_costs(wanted[name], got[name], factor, least, f"[{name!r}]") for name in wanted)
         return next(filter(None, found), None)
-    if type(got) not in (int, float):
+    if type(got) not in (int, float) or not abs(got) < FAR:  # nor is NaN below it
         return Difference(f"a number wanted, {describe(got)} came", where, wanted, got)
     what = where.strip("[']").replace("_", " ") or "cost"
     if got > factor * wanted:
@@ -150,7 +152,7 @@ def differ(wanted: Any, got: Any, where: str, rtol: float | None, atol: float | 
         if missing or extra:
             parts = [f"{name!r} is missing" for name in sorted(map(str, missing))]
             parts += [f"{name!r} is not asked for" for name in sorted(map(str, extra))]
-            return Difference("; ".join(parts), where, wanted, got)
+            return Difference(shortened("; ".join(parts)), where, wanted, got)
         pairs = [(f"{where}[{key!r}]", wanted[key], got[key]) for key in wanted]
     else:
         return differ_scalars(wanted, got, where, rtol, atol)
@@ -168,13 +170,13 @@ def differ_scalars(wanted: Any, got: Any, where: str, rtol: float | None, atol: 
     elif type(wanted) is type(got) and wanted == got:
         return None
     if type(wanted) is type(got) or isinstance(got, (bool, int, float, str)):
-        return Difference(f"{wanted!r} wanted, {got!r} came", where, wanted, got)
-    return Difference(f"{wanted!r} wanted, {describe(got)} came", where, wanted, got)
+        return Difference(f"{spelled(wanted)} wanted, {spelled(got)} came", where, wanted, got)
+    return Difference(f"{spelled(wanted)} wanted, {describe(got)} came", where, wanted, got)
 
 
 def near(wanted: float, got: float, rtol: float, atol: float) -> bool:
     """As `close_elements`, for two numbers."""
-    if isinstance(got, int) and abs(got) > 2**1000:
+    if isinstance(got, int) and abs(got) > FAR:
         return False  # no float holds it
     if not (math.isfinite(wanted) and math.isfinite(got)):
         return wanted == got or (math.isnan(wanted) and math.isnan(got))
@@ -234,4 +236,40 @@ def describe(value: Any) -> str:
         return f"an object of type {value._type}"
     if isinstance(value, Method):
         return f"a method ({value._name})"
-    return f"{value!r} ({type(value).__name__})"
+    return f"{spelled(value)} ({type(value).__name__})"
+
+
+def spelled(value: Any) -> str:
+    """As `repr`, up to where it gets long; the rest is not even made."""
+    text = ""
+    for piece in pieces(value):
+        text += piece
+        if len(text) > ROOM:
+            break
+    return shortened(text)
+
+
+def pieces(value: Any) -> Iterator[str]:
+    """What `repr` consists of."""
+    if type(value) in (list, tuple):
+        yield "[" if type(value) is list else "("
+        for place, item in enumerate(value):
+            yield ", " if place else ""
+            yield from pieces(item)
+        yield "]" if type(value) is list else ",)" if len(value) == 1 else ")"
+    elif type(value) is dict:
+        yield "{"
+        for place, (key, item) in enumerate(value.items()):
+            yield ", " if place else ""
+            yield from pieces(key)
+            yield ": "
+            yield from pieces(item)
+        yield "}"
+    elif isinstance(value, int) and abs(value) > FAR:  # Python may refuse to write it
+        yield f"an integer of {value.bit_length()} bits"
+    else:
+        yield repr(value)
+
+
+def shortened(text: str) -> str:
+    return text if len(text) <= ROOM else text[:ROOM] + "…"

@@ -12,7 +12,9 @@ import difflib
 import functools
 import inspect
 import math
+import os
 import random
+import secrets
 import shutil
 import tempfile
 import traceback
@@ -240,12 +242,16 @@ def compiled(source: str) -> CodeType:
 
 
 def empty(folder: Path) -> None:
-    """Remove all that lies in a folder."""
-    for entry in folder.iterdir():
-        if entry.is_dir() and not entry.is_symlink():
-            shutil.rmtree(entry)
-        else:
-            entry.unlink()
+    """Remove all that lies in a folder, links themselves and not where they lead, however deep it is nested."""
+    while entries := list(os.scandir(folder)):
+        for entry in entries:
+            if not entry.is_dir(follow_symlinks=False):
+                os.unlink(entry)
+                continue
+            os.chmod(entry, 0o700)
+            for inner in list(os.scandir(entry)):  # up here, so that paths stay short
+                os.rename(inner, folder / secrets.token_hex(16))
+            os.rmdir(entry)
 
 
 def module(target: Any) -> torch.nn.Module:

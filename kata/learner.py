@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kata.host import empty
 from kata.implementation import Implementation, exception_from
 from kata.processes import OUTPUT_KEPT, WALL_SECONDS, Output, Process, RunnerLost, Starter, deadline, how_it_ended
 from kata.wire import Malformed, Message, harmless, receive, send
@@ -147,12 +148,10 @@ class Learner:
 
 def remove(folder: str) -> None:
     """Remove a folder that an answer wrote to: its links are not followed, and nothing in it can hinder that."""
-    os.chmod(folder, 0o700)
-    for place, folders, _ in os.walk(folder):
-        for path in (os.path.join(place, name) for name in folders):
-            if not os.path.islink(path):
-                os.chmod(path, 0o700)
-    shutil.rmtree(folder, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        os.chmod(folder, 0o700)
+        empty(Path(folder))
+        os.rmdir(folder)
 
 
 def nothing_to_call(message: Message) -> Message:

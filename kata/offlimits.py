@@ -32,14 +32,17 @@ def scan(tree: ast.Module, rules: Sequence[tuple[str, str]], contract: Sequence[
         if not name.startswith("aten::"):
             banned.append((name, why, resolve(name)))
     names = imports(tree)
+    values: dict[str, Any] = {}
     found = []
     for node in reachable(tree, contract):
         for part in ast.walk(node):
             dotted = dotted_name(part, names)
             if dotted is None or not dotted.startswith("torch"):
                 continue
+            if dotted not in values:
+                values[dotted] = value_of(dotted)
             for name, why, value in banned:
-                if dotted == name or dotted.startswith(name + ".") or same(dotted, value):
+                if dotted == name or dotted.startswith(name + ".") or values[dotted] is value:
                     found.append(Found(ast.unparse(part), getattr(part, "lineno", 0), name, why))
                     break
     unique = {(f.line, f.name): f for f in reversed(found)}
@@ -65,10 +68,7 @@ def imports(tree: ast.Module) -> dict[str, str]:
 
 
 def exported(module: str) -> list[str]:
-    try:
-        return [name for name in dir(resolve(module)) if not name.startswith("_")]
-    except AttributeError:
-        return []
+    return [name for name in dir(value_of(module)) if not name.startswith("_")]
 
 
 def reachable(tree: ast.Module, contract: Sequence[str]) -> Iterator[ast.AST]:
@@ -109,8 +109,9 @@ def dotted_name(node: ast.AST, names: dict[str, str]) -> str | None:
     return None
 
 
-def same(dotted: str, value: Any) -> bool:
+def value_of(dotted: str) -> Any:
+    """What a name stands for; None if that cannot be told: PyTorch raises what it likes for names that it does not have."""
     try:
-        return resolve(dotted) is value
-    except AttributeError:
-        return False
+        return resolve(dotted)
+    except Exception:
+        return None

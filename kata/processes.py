@@ -24,6 +24,13 @@ WALL_SECONDS = 10.0  # for one check, or for loading the file
 OUTPUT_KEPT = 8_192  # bytes of prints that are shown
 START_SECONDS = 120.0  # for importing PyTorch on a slow disk
 
+# What an interpreter and PyTorch look at; the rest of a user's environment may hold keys and tokens.
+INHERITED = (
+    *("PATH", "HOME", "USER", "LOGNAME", "LANG", "LANGUAGE", "TZ", "TMPDIR", "TEMP", "TMP", "PATHEXT", "COMSPEC"),
+    *("SYSTEMROOT", "SYSTEMDRIVE", "WINDIR", "USERPROFILE", "APPDATA", "LOCALAPPDATA", "NUMBER_OF_PROCESSORS"),
+)
+INHERITED_KINDS = ("LC_", "LD_", "DYLD_", "PYTHON", "OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "TORCH", "ATEN_")
+
 
 class RunnerLost(BaseException):
     """The runner is gone; no check may catch this as if the answer had raised it."""
@@ -66,8 +73,8 @@ def starter() -> Starter:
 
 
 def environment() -> dict[str, str]:
-    """One thread, and nothing about the judge."""
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("KATA_", "PYTEST_"))}
+    """One thread, and nothing about the judge and its user."""
+    inherited = {name: value for name, value in os.environ.items() if name in INHERITED or name.startswith(INHERITED_KINDS)}
     single = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
     return inherited | single | {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONSAFEPATH": ""}
 

@@ -7,6 +7,7 @@ and seccomp (processes, sockets); elsewhere the limits on resources remain.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import sys
@@ -44,8 +45,15 @@ FORBIDDEN_CALLS = (
     *("mount", "umount2", "pivot_root", "chroot", "unshare", "setns"),
     *("bpf", "perf_event_open", "userfaultfd", "io_uring_setup", "init_module", "finit_module", "kexec_load"),
     *("keyctl", "add_key", "request_key", "mq_open", "shmget", "msgget", "semget"),
+    # What Landlock leaves open: owners and attributes of any file; and lengths, before its third version.
+    *("chown", "lchown", "fchown", "fchownat", "file_setattr", "truncate"),
+    *("setxattr", "lsetxattr", "fsetxattr", "setxattrat", "removexattr", "lremovexattr", "fremovexattr", "removexattrat"),
+    # How fast others run: what is done to the zygote, later answers would inherit.
+    *("setpriority", "ioprio_set", "sched_setaffinity", "sched_setscheduler", "sched_setparam", "sched_setattr", "migrate_pages"),
 )
+WITHOUT_EFFECT = ("chmod", "fchmod", "fchmodat", "fchmodat2", "utime", "utimes", "futimesat", "utimensat", "utimensat_time64")  # open, too
 CLONE_THREAD = 0x10000
+F_SETOWN, F_SETSIG, F_SETOWN_EX, FIOSETOWN, SIOCSPGRP = 8, 10, 15, 0x8901, 0x8902  # a signal, to anybody, when data comes
 
 
 @dataclass(frozen=True)
@@ -151,15 +159,25 @@ def filter_calls() -> Protection:
     refuse = pyseccomp.ERRNO(1)  # EPERM
     rules = pyseccomp.SyscallFilter(pyseccomp.ALLOW)
     for name in FORBIDDEN_CALLS:
-        try:
+        with contextlib.suppress(OSError, ValueError, RuntimeError):  # this architecture or this libseccomp does not know the call
             rules.add_rule(refuse, name)
-        except (OSError, ValueError, RuntimeError):
-            continue  # this architecture or this libseccomp does not know the call
+    for name in WITHOUT_EFFECT:  # who writes files, and copies or replaces them, may ask for it
+        with contextlib.suppress(OSError, ValueError, RuntimeError):
+            rules.add_rule(pyseccomp.ERRNO(0), name)
+    for place, name in ((1, "open"), (2, "openat")):
+        with contextlib.suppress(OSError, ValueError, RuntimeError):  # "open" is not on every architecture
+            rules.add_rule(refuse, name, pyseccomp.Arg(place, pyseccomp.MASKED_EQ, os.O_TRUNC | os.O_ACCMODE, os.O_TRUNC | os.O_RDONLY))
     rules.add_rule(refuse, "clone", pyseccomp.Arg(0, pyseccomp.MASKED_EQ, CLONE_THREAD, 0))
     rules.add_rule(refuse, "prlimit64", pyseccomp.Arg(0, pyseccomp.NE, 0))
-    rules.add_rule(pyseccomp.ERRNO(38), "clone3")  # ENOSYS: libc falls back to clone
-    for name in ("kill", "tgkill", "rt_sigqueueinfo", "rt_tgsigqueueinfo"):
+    for name in ("clone3", "openat2"):
+        with contextlib.suppress(OSError, ValueError, RuntimeError):
+            rules.add_rule(pyseccomp.ERRNO(38), name)  # ENOSYS: libc falls back to clone, and to openat
+    for name in ("kill", "tkill", "tgkill", "rt_sigqueueinfo", "rt_tgsigqueueinfo"):
         rules.add_rule(refuse, name, pyseccomp.Arg(0, pyseccomp.NE, os.getpid()))
+    for command in (F_SETOWN, F_SETSIG, F_SETOWN_EX):
+        rules.add_rule(refuse, "fcntl", pyseccomp.Arg(1, pyseccomp.EQ, command))
+    for command in (FIOSETOWN, SIOCSPGRP):
+        rules.add_rule(refuse, "ioctl", pyseccomp.Arg(1, pyseccomp.EQ, command))
     rules.load()
     return Protection("seccomp", True, "no new processes, no sockets, no look into other processes")
 

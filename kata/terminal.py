@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
-from kata.compare import Raised, close_elements, describe
+from kata.compare import Raised, close_elements, describe, spelled
 from kata.curriculum import Topic
 from kata.implementation import Function
 from kata.verdict import Counterexample, Result, Verdict
@@ -153,7 +153,7 @@ def printed_value(value: Any) -> Text:
         return Text(describe(value))
     if isinstance(value, Function):
         return Text(describe(value))
-    return Text(repr(value).removeprefix("torch."))
+    return Text(spelled(value).removeprefix("torch."))
 
 
 def matrix(tensor: Tensor, wrong: Tensor | None = None) -> Text:

@@ -7,11 +7,12 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from kata.compare import Raised, describe
+from kata.compare import FAR, Raised, describe, shortened, spelled
 from kata.implementation import Function
 
 Status = Literal["passed", "failed", "not_reached", "not_written", "error", "timeout"]
 PRINTED_WHOLE = 256  # numbers in a tensor that JSON holds whole
+ITEMS_WHOLE = 1024  # and items in a container
 
 
 @dataclass(frozen=True)
@@ -122,13 +123,22 @@ def value_json(value: Any) -> Any:
         return finite(value.tolist())
     if isinstance(value, Raised):
         return f"{value.name}: {value.message}"
+    if isinstance(value, (list, tuple, dict)) and len(value) > ITEMS_WHOLE:
+        return describe(value)
     if isinstance(value, (list, tuple)):
         return [value_json(item) for item in value]
     if isinstance(value, dict):
-        return {str(key): value_json(item) for key, item in value.items()}
-    if value is None or isinstance(value, (bool, int, float, str)):
+        return {legal(str(key)): value_json(item) for key, item in value.items()}
+    if isinstance(value, str):
+        return legal(value)
+    if value is None or isinstance(value, (bool, int, float)):
         return finite(value)
-    return describe(value) if isinstance(value, Function) else str(value)
+    return describe(value) if isinstance(value, Function) else spelled(value)
+
+
+def legal(text: str) -> str:
+    """A text that can be written to a file, and is not without end."""
+    return shortened(text.encode(errors="backslashreplace").decode())  # half of a surrogate pair is no character
 
 
 def finite(value: Any) -> Any:
@@ -137,4 +147,6 @@ def finite(value: Any) -> Any:
         return [finite(item) for item in value]
     if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
         return str(value)
+    if isinstance(value, int) and abs(value) > FAR:  # nor do all readers take those
+        return spelled(value)
     return value

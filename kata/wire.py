@@ -104,7 +104,7 @@ def unpack(tree: Tree, tensors: list[Tensor], unwrap: Callable[[dict[str, Any]],
         if kind == "dict":
             return {unpack(k, tensors, unwrap): unpack(v, tensors, unwrap) for k, v in content}
         return unwrap(tree)
-    except (TypeError, ValueError, IndexError, KeyError, RecursionError) as error:
+    except (TypeError, ValueError, IndexError, KeyError, OverflowError, RecursionError) as error:
         raise Malformed(f"a part of the answer does not hold what it should ({type(error).__name__})") from error
 
 
@@ -156,6 +156,8 @@ def parse_head(head: bytes) -> tuple[dict[str, Any], list[tuple[torch.dtype, lis
         for name, shape in raw_layout:
             if not all(type(size) is int and 0 <= size <= MAX_BODY for size in shape) or len(shape) > 32:
                 raise ValueError("a shape is not legal")
+            if math.prod(size or 1 for size in shape) > MAX_BODY:  # not even beside an axis of size 0 can PyTorch make it
+                raise ValueError("a shape is too large")
             layout.append((DTYPES[name], shape, math.prod(shape)))
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise Malformed(f"its header cannot be read: {type(error).__name__}") from error

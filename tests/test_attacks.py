@@ -9,8 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from rooms import ROOMS
 
+from kata.learner import Learner
 from kata.processes import ROOT, Starter, Zygote
 from kata.verdict import Verdict
 
@@ -86,3 +88,21 @@ def softmax(x, dim):
     known = ("costs", "guard", "host", "loading", "runner", "sandbox", "training", "weights", "wire", "zygote")
     assert set(ast.literal_eval(modules)) <= {"kata", *(f"kata.{name}" for name in known)}
     assert found == "False"
+
+
+def test_runner_has_none_of_its_users_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A message that an answer raises with may be read by others than the user who grades it."""
+    monkeypatch.setenv("SECRET_TOKEN", "tell nobody")
+    monkeypatch.setenv("KATA_SECRET", "tell nobody")
+    monkeypatch.setenv("LC_TIME", "C")
+    started = Zygote()
+    try:
+        source = "import os\ndef softmax(x, dim):\n    return str(dict(os.environ))\n"
+        learner = Learner(started, source, "answer.py", [])
+        with learner.limited():
+            seen = learner.implementation.softmax(torch.ones(1), 0)
+        learner.stop()
+    finally:
+        started.close()
+    assert "tell nobody" not in seen
+    assert "LC_TIME" in seen and "PATH" in seen

@@ -32,6 +32,7 @@ Grade = Callable[..., Verdict]
     [
         ("def softmax(x, dim):\n    return x +\n", "syntax error in line 2 of attention.py: invalid syntax\n        return x +"),
         ("def softmax(x, dim):\nreturn x\n", "syntax error in line 2"),
+        ("x = 1 \x1b[2J\n", "U+001B\n    x = 1 ·[2J\n          ^"),
         ("", "is empty"),
         ("  \n\n", "is empty"),
         ("#" * (MAX_SOURCE + 1), "has 262,145 bytes; at most 262,144 are graded"),
@@ -54,7 +55,7 @@ Grade = Callable[..., Verdict]
         ("def softmax(x, dim):\n    return x[0]\n", "shape (1, 1, 1) wanted, (1, 1) came"),
         ("def softmax(x, dim):\n    return y\n", "NameError: name 'y' is not defined"),
     ],
-    ids=range(20),
+    ids=range(21),
 )
 def test_a_file_that_cannot_be_right_is_told_why(source: str | bytes, says: str, verdict_on: Grade) -> None:
     verdict = verdict_on("attention", source)

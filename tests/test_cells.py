@@ -134,3 +134,40 @@ def test_html_shows_the_counterexample_and_escapes_what_the_answer_says(verdict_
     hostile = "def softmax(x, dim):\n    raise ValueError('<script>alert(1)</script>')\n"
     shown = page(to_json(verdict_on("attention", ROOM.solution + hostile)), "1.2")
     assert "<script>" not in shown and "&lt;script&gt;" in shown
+
+
+@pytest.mark.parametrize(
+    "cell",
+    ["def g(x, x): return x", "nonlocal x", "def g(x):\n    global x", "def g():\n    x = 1\n    nonlocal x"],
+    ids=range(4),
+)
+def test_names_that_python_refuses_are_told_like_a_syntax_error(cell: str) -> None:
+    assert namespace([cell, "def f(): return 1"], ["f"])["f"]() == 1  # a cell of no matter stays behind
+    with pytest.raises(NoPython, match="cannot be read as Python"):
+        answer_in([cell + "\ndef f(): return 1"], ["f"])
+
+
+@pytest.mark.parametrize(
+    "cell, wanted",
+    [
+        ("a = 1; b = (\n 2)\ndef f(): return b", 2),
+        ("a = 1; b = '''\nx'''; c = 3\ndef f(): return b, c", ("\nx", 3)),
+        ("ä = 'ö'; b = 'ü' + ä; c = 3\ndef f(): return b", "üö"),
+        ("a = 'x\x0cy'\n\x0c\ndef f(): return a", "x\x0cy"),
+        ("a = 'x\u2028y\x85'\ndef f(): return a", "x\u2028y\x85"),
+        ("a = 1\r\nb = 2\rdef f(): return a + b", 3),
+        ("a = '''\n%d items\n! yes\n'''\ndef f(): return a", "\n%d items\n! yes\n"),
+        ("a = (7\n% 4)\ndef f(): return a", 3),
+        ("%time a = 1\n!ls\nb = 2\ndef f(): return b", 2),
+    ],
+    ids=range(9),
+)
+def test_statements_are_cut_where_python_sees_them(cell: str, wanted: object) -> None:
+    assert namespace([cell], ["f"])["f"]() == wanted
+
+
+def test_a_notebook_nested_beyond_all_measure_is_told(tmp_path: Path) -> None:
+    file = tmp_path / "deep.ipynb"
+    file.write_text('{"cells": ' + "[" * 100_000 + "]" * 100_000 + "}")
+    with pytest.raises(Misuse, match="is no notebook of version 4"):
+        code_of(file)

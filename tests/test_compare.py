@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from kata.compare import Raised, Value, at_most, close, compare
+from kata.compare import ROOM, Raised, Value, at_most, close, compare, spelled
 
 T = torch.tensor
 
@@ -108,3 +108,26 @@ def test_costs_are_graded_by_their_share() -> None:
 def test_a_number_that_is_another_is_told(got: object) -> None:
     assert message(1.0, got)
     assert message(float("inf"), -1.0)
+
+
+@pytest.mark.parametrize(
+    "cost", [float("nan"), float("inf"), -(10**400), 10**400, 10**4200], ids=["nan", "inf", "below", "above", "far above"]
+)
+def test_a_cost_that_no_count_gives_is_refused(cost: float) -> None:
+    found = at_most(1.1).difference({"flops": 100}, {"flops": cost})
+    assert found is not None
+    assert found.message.startswith("a number wanted, ")
+
+
+@pytest.mark.parametrize("value", [(), (1,), [], [1, (2.0, "x")], {}, {"a": [None], (1, 2): {}}, {3}, b"x", -5, True, T([1.0])], ids=repr)
+def test_a_value_is_spelled_as_python_does(value: Any) -> None:
+    assert spelled(value) == repr(value)
+
+
+@pytest.mark.parametrize(
+    "value", ["x" * 1_000_000, list(range(100_000)), {"a": [T([1.0])] * 50_000}, [10**5000]], ids=["text", "list", "tensors", "integer"]
+)
+def test_a_value_without_end_is_shown_in_part(value: Any) -> None:
+    assert 0 < len(spelled(value)) <= ROOM + 1
+    assert 0 < len(message("x", value)) < 2 * ROOM
+    assert 0 < len(message({}, dict.fromkeys(range(100_000)))) < 2 * ROOM

@@ -10,9 +10,13 @@ import pytest
 from rooms import ANSWERS, ROOMS, TOPICS
 
 from kata.checks import Check
+from kata.compare import compare
 from kata.curriculum import Topic
 from kata.diagnosis import known_to_trip
+from kata.host import Local
+from kata.implementation import Implementation
 from kata.judge import grade_answer
+from kata.loading import load
 from kata.mistakes import Mistake
 from kata.offlimits import scan
 from kata.rehearsal import Rehearsal
@@ -49,6 +53,20 @@ def test_stub_is_told_as_not_written(topic: str, verdict_on: Grade) -> None:
     assert verdict.points == 0
     assert {result.status for result in verdict.results} <= {"not_written", "not_reached"}
     assert verdict.results[0].status == "not_written"
+
+
+@pytest.mark.parametrize("body", ["return None", "raise ValueError"])
+@pytest.mark.parametrize("topic", EACH)
+def test_an_answer_that_does_nothing_or_refuses_everything_gains_nothing(topic: str, body: str) -> None:
+    room = ROOMS[topic]
+    source = "\n".join(f"def {name}(*args, **kwargs):\n    {body}\n" for name in room.names)
+    answer = Implementation(Local(load(source, "answer.py", f"kata_idle_{topic}")))
+    passed: set[str] = set()
+    for check in room.checks:
+        inputs = [room.wanted(check, rung, ("check", 0, check.name)) for rung in check.rungs]
+        if passed.issuperset(check.after) and all(compare(wanted, check.run(answer, i), check.comparison) is None for i, wanted in inputs):
+            passed.add(check.name)
+    assert passed == set()
 
 
 @pytest.mark.parametrize("topic, file, seed", RIGHT)

@@ -94,6 +94,30 @@ def use(path, size):
     assert (tmp_path / "file").read_text() == "kept" and (tmp_path / "file").stat().st_mode & 0o777 == 0o640
 
 
+@pytest.mark.parametrize("name, depth", [("x", 1100), ("long" * 60, 40)])
+def test_folders_are_removed_however_deep_they_are(name: str, depth: int, runners: Starter) -> None:
+    source = f"""
+import os
+
+def use(path, size):
+    seen, here = os.listdir(path), os.getcwd()
+    os.chdir(path)
+    for _ in range({depth}):
+        os.mkdir("{name}")
+        os.chdir("{name}")
+        open("file", "w").close()
+    os.chdir(here)
+    return seen
+"""
+    learner = Learner(runners, source, "answer.py", [], 60.0, files=True)
+    with learner.limited():
+        seen = runs(learner.implementation)
+        place = Path(learner.folder or "")
+    learner.stop()
+    assert seen == [[], []]
+    assert not place.exists()
+
+
 def test_a_topic_without_files_has_no_folder(runners: Starter) -> None:
     learner = Learner(runners, SOURCE, "answer.py", [])
     with learner.limited():

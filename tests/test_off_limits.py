@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import time
 from collections.abc import Callable
 
 import pytest
@@ -66,11 +67,19 @@ def test_scan_tells_call_and_line(source: str, line: int, name: str) -> None:
         "import torch\ndef softmax(x, dim):\n    return x\ndef test_softmax():\n    assert softmax(x, 0) == torch.softmax(x, 0)",
         "class A:\n    def softmax(self, x):\n        return x\ndef softmax(x, dim):\n    return A().softmax(x)",
         "import torch\ndef softmax(x, dim):\n    return torch.exp(x - torch.logsumexp(x, dim, keepdim=True))",
+        "import torch\ndef softmax(x, dim):\n    return torch.classes.there.is_none",  # which PyTorch answers with a RuntimeError
     ],
-    ids=range(6),
+    ids=range(7),
 )
 def test_scan_leaves_right_answers_alone(source: str) -> None:
     assert found(source) == []
+
+
+def test_scan_ends_soon_whatever_it_reads() -> None:
+    source = "import torch\ndef softmax(x, dim):\n" + f"    torch{'.functional.torch' * 200}\n" * 3
+    began = time.process_time()
+    assert found(source) == []
+    assert time.process_time() - began < 2.0
 
 
 @pytest.mark.parametrize("topic", TOPICS, ids=lambda topic: topic.name)

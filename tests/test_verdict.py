@@ -12,6 +12,7 @@ from rich.console import Console
 from rooms import ROOMS
 
 from kata import terminal
+from kata.page import page
 from kata.stubs import cut
 from kata.verdict import Counterexample, Verdict, to_json
 
@@ -151,3 +152,16 @@ def test_any_tensor_can_be_printed(value: torch.Tensor) -> None:
     console.print(terminal.printed_value(value))
     if value.ndim == 2:
         console.print(terminal.heat_map(value, value))
+
+
+@pytest.mark.parametrize("value", ["'x' * 1_000_000", "list(range(100_000))", "dict.fromkeys(range(50_000))"])
+def test_what_came_is_not_shown_without_end(value: str, verdict_on: Grade) -> None:
+    verdict = verdict_on("attention", f"def softmax(x, dim):\n    return {value}\n")
+    assert len(screen(verdict)) < 30_000
+    assert len(json.dumps(to_json(verdict))) < 30_000
+
+
+def test_half_a_character_can_be_written(verdict_on: Grade) -> None:
+    verdict = verdict_on("attention", "def softmax(x, dim):\n    return '\\ud83d'\n")
+    page(to_json(verdict)).encode()
+    screen(verdict).encode()

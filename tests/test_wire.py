@@ -91,9 +91,10 @@ def frame(head: Any, body: bytes = b"", head_size: int | None = None, body_size:
         frame([{}, [["object", [1]]]], b"\0" * 8),
         frame([{}, [["float64", [1] * 40]]], b"\0" * 8),
         frame([{}, [["float64", [1 << 20, 1 << 20, 1 << 20]]]], b"\0" * 8),
+        frame([{}, [["float64", [1 << 26, 1 << 26, 1 << 26, 0]]]]),
         frame(b"[" * 100_000 + b"]" * 100_000),
     ],
-    ids=range(15),
+    ids=range(16),
 )
 def test_what_is_not_legal_is_refused(stream: io.BytesIO) -> None:
     with pytest.raises(Malformed):
@@ -119,6 +120,11 @@ def test_what_is_not_legal_is_refused(stream: io.BytesIO) -> None:
 def test_a_tree_that_holds_nonsense_is_refused(tree: Any) -> None:
     with pytest.raises(Malformed):
         unpack(tree, [], lambda tree: pytest.fail("no reference here"))
+
+
+def test_a_reference_to_no_number_is_refused() -> None:
+    with pytest.raises(Malformed):
+        unpack({"object": float("inf")}, [], lambda tree: int(tree["object"]))
 
 
 def test_a_tree_nested_beyond_python_is_refused() -> None:

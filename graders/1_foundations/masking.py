@@ -50,7 +50,7 @@ def sliding_window_of_one_and_of_all(impl, L):
     return impl.sliding_window_mask(L, 1), impl.sliding_window_mask(L, L + 3)
 
 
-@check(points=1, sizes={"L": FEW}, L=size("L"), below=size("below"))
+@check(points=1, after=sliding_window_is_causal_and_bounded, sizes={"L": FEW}, L=size("L"), below=size("below"))
 def sliding_window_refuses_less_than_one(impl, L, below):
     """sliding_window_mask(L, 1 - below), a window of 0 or less, raises ValueError."""
     return impl.sliding_window_mask(L, 1 - below)
@@ -86,7 +86,7 @@ def prefix_of_nothing_and_of_all(impl, L):
     return impl.prefix_mask(L, L), impl.prefix_mask(L, 0)
 
 
-@check(points=1, sizes={"L": FEW}, L=size("L"))
+@check(points=1, after=prefix_is_bidirectional_the_rest_causal, sizes={"L": FEW}, L=size("L"))
 def prefix_refuses_what_does_not_fit(impl, L):
     """prefix_mask raises ValueError for a prefix_len below 0 or above L."""
     return failure(impl.prefix_mask, L, -1)[0], failure(impl.prefix_mask, L, L + 1)[0]
@@ -116,7 +116,7 @@ def combined_masks_may_be_none(impl, a, b):
     return impl.combine_masks(None, a), impl.combine_masks(a, None, b, None)
 
 
-@check(points=1, sizes={"nones": (0, 1, 2)}, nones=size("nones"))
+@check(points=1, after=combined_masks_must_all_allow, sizes={"nones": (0, 1, 2)}, nones=size("nones"))
 def combining_nothing_is_refused(impl, nones):
     """combine_masks raises ValueError without any argument, and when all of them are None."""
     return impl.combine_masks(*[None] * nones)
@@ -143,6 +143,12 @@ def applied_mask_keeps_the_dtype(impl, scores, mask):
 
 @check(
     points=1,
+    after=(
+        padding_mask_allows_the_tokens,
+        documents_are_causal_and_apart,
+        combined_masks_must_all_allow,
+        applied_mask_is_minus_infinity,
+    ),
     sizes={"B": (1, 2), "L": (1, 3), "S": (1, 4)},
     scores=normal("B 1 L S"),
     mask=booleans("L S"),

@@ -281,7 +281,7 @@ def perplexity_weighs_tokens_alike(impl, nll_sums, token_counts):
     }
 
 
-@check(points=1, batches=choice(2))
+@check(points=1, after=perplexity_weighs_tokens_alike, batches=choice(2))
 def perplexity_of_nothing_is_refused(impl, batches):
     """Without any tokens, in no batch or in some, perplexity raises ValueError."""
     return {

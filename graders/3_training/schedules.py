@@ -61,7 +61,7 @@ def noam_falls_as_one_over_the_root(impl, d_model, warmup):
     return rates(impl.noam, [warmup - 1, warmup, warmup + 1, 4 * warmup - 1, 16 * warmup - 1, 100 * warmup], d_model, warmup)
 
 
-@check(points=1, d_model=choice(8), warmup=choice(4))
+@check(points=1, after=noam_climbs_to_the_end_of_warmup, d_model=choice(8), warmup=choice(4))
 def noam_refuses_nonsense(impl, d_model, warmup):
     """noam raises ValueError if step is negative or if d_model or warmup is below 1."""
     return {
@@ -118,7 +118,7 @@ def cosine_may_begin_at_once(impl, max_lr, min_lr, total):
     return rates(impl.warmup_cosine, range(total + 2), max_lr, min_lr, 0, total)
 
 
-@check(points=1, max_lr=choice(1.0), min_lr=choice(0.1))
+@check(points=1, after=cosine_falls_to_min_lr_at_total, max_lr=choice(1.0), min_lr=choice(0.1))
 def cosine_refuses_nonsense(impl, max_lr, min_lr):
     """warmup_cosine raises ValueError if step or warmup is negative, or if the warm-up is longer than total."""
     return {
@@ -181,7 +181,7 @@ def warmup_and_stable_phase_may_be_empty(impl, max_lr, decay):
     }
 
 
-@check(points=1, max_lr=choice(1.0))
+@check(points=1, after=decay_is_a_straight_line_to_zero, max_lr=choice(1.0))
 def stable_decay_refuses_nonsense(impl, max_lr):
     """warmup_stable_decay raises ValueError if step or one of the three durations is negative."""
     return {

@@ -282,7 +282,7 @@ def search_goes_on_after_an_end(impl, tree, alpha):
     return {f"beam_width = {width}": read(impl.beam_search(step, 1, 0, width, 3, alpha)) for width in (1, 2)}
 
 
-@check(points=1, table=distinct("2 4 4"))
+@check(points=1, after=one_beam_is_greedy, table=distinct("2 4 4"))
 def arguments_out_of_range_raise(impl, table):
     """beam_width or max_len below 1, or alpha below 0, raises ValueError."""
     step = step_of(impl, table)

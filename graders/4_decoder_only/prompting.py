@@ -305,7 +305,7 @@ def first_of_equals_wins(impl, answers):
     return {str(several): impl.self_consistency(several * 2) for several in turned}
 
 
-@check(points=1)
+@check(points=1, after=most_frequent_answer_wins)
 def no_answers_are_refused(impl):
     """self_consistency raises ValueError if there are no answers."""
     return refusal(impl.self_consistency, [])

@@ -133,7 +133,7 @@ def long_texts_work_in_half_precision(impl, x, positions):
     return {name: in_both_layouts(impl, x.to(dtype), positions) for name, dtype in HALF.items()}
 
 
-@check(points=1, D=choice(1, 3, 7))
+@check(points=1, after=(neighbours_turn_by_their_angle, halves_turn_by_their_angle), D=choice(1, 3, 7))
 def odd_sizes_raise(impl, D):
     """apply_rope raises ValueError if D is odd, in either layout."""
     x, positions = torch.ones(1, 2, 3, D), torch.arange(3)

@@ -201,7 +201,13 @@ def filters_come_in_order(impl, logits, temperature):
     return seen | {"all": impl.distribution(logits, temperature, 6, 0.8, 0.5)}
 
 
-@check(points=1, sizes=ONE_SIZE | {"L": (2,)}, logits=distinct("B V"), ids=indices("B L", below="V"))
+@check(
+    points=1,
+    after=(top_k_keeps_the_k_largest, top_p_keeps_the_smallest_set, min_p_is_relative_to_the_likeliest, seen_tokens_are_penalised),
+    sizes=ONE_SIZE | {"L": (2,)},
+    logits=distinct("B V"),
+    ids=indices("B L", below="V"),
+)
 def arguments_out_of_range_raise(impl, logits, ids):
     """ValueError: k below 1, top-p's p not in (0, 1], min-p's p not in [0, 1], a penalty not above 0, a temperature below 0."""
     top_k, top_p, min_p, penalty, law = (
@@ -301,7 +307,14 @@ def defaults_are_neutral(impl, logits, seed):
     return {"ids after the same seed, defaults written out": same(first, again), "ids of the next draw": same(first, next_one)}
 
 
-@check(points=1, sizes=ONE_SIZE | {"L": (2,)}, logits=distinct("B V"), ids=indices("B L", below="V"), seed=seed())
+@check(
+    points=1,
+    after=(top_k_keeps_the_k_largest, top_p_keeps_the_smallest_set, min_p_is_relative_to_the_likeliest, seen_tokens_are_penalised),
+    sizes=ONE_SIZE | {"L": (2,)},
+    logits=distinct("B V"),
+    ids=indices("B L", below="V"),
+    seed=seed(),
+)
 def inputs_are_left_alone(impl, logits, ids, seed):
     """No function changes the logits or the ids that it is given."""
     return {
