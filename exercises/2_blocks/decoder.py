@@ -36,9 +36,10 @@ class DecoderBlock(nn.Module):
         num_heads: heads of both attentions, H; divides d_model.
         d_hidden: channels between the two layers of the feed-forward network.
         dropout: with this probability, 0 <= dropout < 1, numbers are set to
-            zero in training, and the others scaled up: attention weights,
-            hidden channels, and what a sub-layer gives, before it is added
-            to x. x itself is never dropped. In evaluation nothing is.
+            zero in training, each by itself, and the others divided by
+            1 - dropout: attention weights, hidden channels, and what a
+            sub-layer gives, before it is added to x. x itself is never
+            dropped. In evaluation nothing is.
         norm_first: if true, a sub-layer turns x into x + sub_layer(norm(x)),
             pre-norm; if false, into norm(x + sub_layer(x)), post-norm.
 

@@ -31,10 +31,11 @@ class EncoderBlock(nn.Module):
         d_model: M.
         num_heads: H; divides d_model.
         d_hidden: channels between the two layers of the feed-forward.
-        dropout: in training, numbers are dropped with this probability in four
-            places: among the attention weights, behind the ReLU, and in what
-            each of the two sub-layers adds to the stream. In evaluation, or
-            with 0, nothing is dropped.
+        dropout: in training, numbers are dropped with this probability p, each
+            by itself, and the others divided by 1 - p, in four places: among
+            the attention weights, behind the ReLU, and in what each of the
+            two sub-layers adds to the stream. In evaluation, or with 0,
+            nothing is dropped.
         norm_first: pre-norm if true, post-norm if not.
 
     Attributes:

@@ -207,7 +207,7 @@ def memory_mask_is_for_cross_attention(impl, x, memory, memory_mask, H, seed):
     points=1,
     after=(mask_joins_the_causal_one, memory_mask_is_for_cross_attention),
     compare=NEAR,
-    sizes=FEW | {"L": (2, 4)},
+    sizes=FEW | {"B": (2, 3), "L": (2, 4)},
     x=normal("B L H*D"),
     memory=normal("B S H*D"),
     own=booleans("B L L"),
@@ -258,7 +258,7 @@ def query_without_keys_gets_the_bias(impl, x, memory, padding, memory_mask, H, s
     x=normal("B L H*D"),
     memory=normal("B S H*D"),
     memory_mask=booleans("B 1 L S", some=True),
-    scale=choice(1e5),
+    scale=choice(1e12),
     H=size("H"),
     seed=seed(),
 )
@@ -482,4 +482,49 @@ def residual_is_never_dropped(impl, x, memory, H, seed):
     for name, first in BOTH.items():
         plain, dropping = (make(impl, x, H, 5, seed, (SELF, CROSS, FORWARD), dropout=p, norm_first=first) for p in (0.0, 0.5))
         seen[name] = same(dropping(x, memory), plain(x, memory))
+    return seen
+
+
+def single(module, seed, speaking, bare=False):
+    """A module of one head and one hidden channel, in which one sub-layer adds something: its bias is one, and all of it if `bare`."""
+    silent = {name: 0.0 for name in (SELF, CROSS, FORWARD) if name != speaking}
+    own = {f"{speaking}.bias": 1.0, "ff.up.bias": 9.0} | ({f"{speaking}.weight": 0.0} if bare else {})
+    return with_weights(module, seed, constant=silent | own)
+
+
+def told_apart(added, whole, p):
+    """In words what became of what a sub-layer gives: a number is dropped or not, and so is all that its bias of one stands on."""
+    kept = 1 / (1 - p)
+    cases = {"dropped": 0 * whole, "only the bias kept": 0 * whole + kept, "kept": ((whole - 1) * kept + 1) * kept}
+    hits = {name: torch.isclose(added, case, rtol=1e-4, atol=1e-4) for name, case in cases.items()}
+    hits["anything else"] = ~torch.stack(list(hits.values())).any(0)
+    dropped = hits["dropped"]
+    for axis, name in ((-1, "dropped in a part of a token"), (0, "dropped in a part of a batch")):
+        hits[name] = dropped.any(axis) & ~dropped.all(axis)
+    return {name: "some" if hit.any() else "none" for name, hit in hits.items()}
+
+
+@check(
+    points=1,
+    after=residual_is_never_dropped,
+    sizes={"B": (80,), "M": (6,)},
+    x=normal("B 1 M"),
+    memory=normal("B 1 M"),
+    dropout=choice(0.25, 0.5),
+    seed=seed(),
+)
+def dropout_falls_in_its_places(impl, x, memory, dropout, seed):
+    """Attention weights, hidden channels and what a sub-layer gives are dropped, number by number; the others are divided by 1 - p.
+
+    (With one token, one head and one hidden channel each of these shows by itself: what stays of a sub-layer is its bias, here 1.)
+    """
+    M, seen = x.shape[-1], {}
+    for speaking in (SELF, CROSS, FORWARD):
+        block = single(impl.DecoderBlock(M, 1, 1, dropout), seed, speaking)
+        given = block(x, memory) - x
+        block.eval()
+        name = speaking.partition(".")[0]
+        seen[f"what {name} gives"] = told_apart(given, block(x, memory) - x, dropout)
+        post_norm = single(impl.Decoder(1, M, 1, 1, dropout, norm_first=False), seed, speaking, bare=True)
+        seen[f"two calls of a post-norm decoder, {name} giving its bias alone"] = same(post_norm(x, memory), post_norm(x, memory))
     return seen

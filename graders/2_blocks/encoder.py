@@ -450,3 +450,49 @@ def stream_itself_is_never_dropped(impl, N, x, H, F, seed):
         module.eval()
         seen[name] = alike(in_training, module(x))
     return seen
+
+
+PLACES = {"attention": ("ff.down", "self_attn.out_proj.bias"), "feed-forward": ("self_attn.out_proj", "ff.down.bias")}  # silent; one
+SINGLE = {"B": (80,), "M": (6,)}  # sequences of one token, for a block with one head and one hidden channel
+
+
+def single(module, seed, silent, one, bare=False):
+    """A module of one head and one hidden channel, in which one sub-layer adds something: its bias is one, and all of it if `bare`."""
+    constant = {f"{silent}.": 0.0, one: 1.0, "ff.up.bias": 9.0} | ({one.replace("bias", "weight"): 0.0} if bare else {})
+    return with_weights(module, seed, constant=constant)
+
+
+def told_apart(added, whole, p):
+    """In words what became of what a sub-layer adds: a number is dropped or not, and so is all that its bias of one stands on."""
+    kept = 1 / (1 - p)
+    cases = {"dropped": 0 * whole, "only the bias kept": 0 * whole + kept, "kept": ((whole - 1) * kept + 1) * kept}
+    hits = {name: torch.isclose(added, case, rtol=1e-4, atol=1e-4) for name, case in cases.items()}
+    hits["anything else"] = ~torch.stack(list(hits.values())).any(0)
+    dropped = hits["dropped"]
+    for axis, name in ((-1, "dropped in a part of a token"), (0, "dropped in a part of a batch")):
+        hits[name] = dropped.any(axis) & ~dropped.all(axis)
+    return {name: "some" if hit.any() else "none" for name, hit in hits.items()}
+
+
+@check(
+    points=1,
+    after=(training_drops_in_every_block, stream_itself_is_never_dropped, block_is_right),
+    sizes=SINGLE,
+    x=normal("B 1 M"),
+    dropout=choice(0.25, 0.5),
+    seed=seed(),
+)
+def dropout_falls_in_four_places(impl, x, dropout, seed):
+    """Attention weights, hidden channels and what either sub-layer adds are dropped, number by number; the others are divided by 1 - p.
+
+    (With one token, one head and one hidden channel each of these shows by itself: what stays of a sub-layer is its bias, here 1.)
+    """
+    M, seen = x.shape[-1], {}
+    for name, (silent, one) in PLACES.items():
+        block = single(impl.EncoderBlock(M, 1, 1, dropout), seed, silent, one)
+        added = block(x) - x
+        block.eval()
+        seen[f"what {name} adds"] = told_apart(added, block(x) - x, dropout)
+        stack = single(impl.Encoder(1, M, 1, 1, dropout, norm_first=False), seed, silent, one, bare=True)
+        seen[f"two calls of a post-norm stack, {name} adding its bias alone"] = alike(stack(x), stack(x))
+    return seen

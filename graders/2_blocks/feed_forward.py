@@ -71,6 +71,12 @@ def activations_are_right_far_from_zero(impl, x):
     return {name: f(far(x)) for name, f in activations(impl).items()}
 
 
+@check(points=1, after=(gelu_is_exact, gelu_is_approximated_by_tanh, silu_is_x_times_its_sigmoid), sizes={"L": (3,)}, x=normal("L"))
+def activations_take_any_shape(impl, x):
+    """gelu, in both forms, and silu take numbers in any shape, be it a single one, and give that shape back."""
+    return {name: [f(numbers) for numbers in (x[0], torch.stack([x, -x]))] for name, f in activations(impl).items()}
+
+
 @check(
     points=1,
     after=(gelu_is_exact, gelu_is_approximated_by_tanh, silu_is_x_times_its_sigmoid),
@@ -236,6 +242,16 @@ def factor(factors):
     """The one number that all of them are."""
     alike = len(factors) > 0 and torch.allclose(factors, factors[0], rtol=1e-3)
     return round(factors[0].item(), 2) if alike else "not all the same"
+
+
+@check(
+    points=1, after=training_drops_hidden_numbers, sizes={"M": (3,), "hidden": (40,)}, x=normal("1 M"), hidden=size("hidden"), seed=seed()
+)
+def what_is_dropped_does_not_learn(impl, x, hidden, seed):
+    """In training gradients flow through the hidden numbers that are kept, and through no others, to up as to down."""
+    found = gradients(feed_forward(impl, x, hidden, seed, 0.5, "gelu"), x, seed=seed)["parameters"]
+    kept, reached = found["down.weight"].abs().amax(0) > 1e-9, found["up.bias"].abs() > 1e-9
+    return {"kept, but up learns nothing from it": int((kept & ~reached).sum()), "dropped, but up learns": int((reached & ~kept).sum())}
 
 
 @check(points=1, after=training_drops_hidden_numbers, sizes=MANY, x=normal("B L M"), hidden=size("hidden"), seed=seed())

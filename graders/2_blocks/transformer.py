@@ -388,14 +388,18 @@ def questions_to_the_memory_are_normalised(impl, src, seed):
 WIDE = 17  # d_hidden where feed-forward networks are told by it: no other size is a multiple
 
 
-def with_feed_forward(impl, seed, inwards, outwards, vectors):
-    """A model in whose feed-forward networks matrices to and from the hidden channels, and vectors of them, are these times as large."""
+def with_feed_forward(impl, seed, inwards, outwards, vectors, told_by="layout"):
+    """A model in whose feed-forward networks matrices to and from the hidden channels, and vectors of them, are these times as large.
+
+    Which way a matrix goes is told by its layout or, as both may have the same, by its order: in and out take turns.
+    """
     model = impl.Transformer(**SIZES | {"d_hidden": WIDE})
     model.eval()
-    times = {}
+    times, turns = {}, itertools.cycle((True, False))
     for name, shape in parameters(model).items():
         if any(n % WIDE == 0 for n in shape):
-            times[name] = vectors if len(shape) == 1 else inwards if shape[0] % WIDE == 0 else outwards
+            goes_in = len(shape) > 1 and (next(turns) if told_by == "order" else shape[0] % WIDE == 0)
+            times[name] = vectors if len(shape) == 1 else inwards if goes_in else outwards
     return with_weights(model, seed, torch.float32, times=times)
 
 
@@ -409,10 +413,12 @@ def with_feed_forward(impl, seed, inwards, outwards, vectors):
 )
 def feed_forward_has_an_activation(impl, src, tgt, seed):
     """The two matrices of a feed-forward network times -2 and -1/2 give something else: an activation stands between them."""
-    model, *others = (with_feed_forward(impl, seed, *factors) for factors in ((1, 1, 1), (-2, -0.5, -2), (-2, -0.5, -0.5)))
+    model = with_feed_forward(impl, seed, 1, 1, 1)
+    ways = itertools.product((-2, -0.5), ("layout", "order"))
+    others = [with_feed_forward(impl, seed, -2, -0.5, vectors, told_by) for vectors, told_by in ways]
     memory = model.encode(src)
     logits = model.decode(tgt, memory, src)
-    return {  # in a linear layer the matrix inwards has d_hidden rows; others store it the other way round, and one of the two fits
+    return {  # in a linear layer the matrix inwards has d_hidden rows; others store it the other way round, and one of these fits
         "memory": word(torch.stack([changed(other.encode(src), memory).any() for other in others]).all()),
         "logits": word(torch.stack([changed(other.decode(tgt, memory, src), logits).any() for other in others]).all()),
     }

@@ -92,6 +92,7 @@ def ignored_targets_do_not_count(impl, logits, targets, ignored, pad):
         "ignore_index not given": impl.cross_entropy(logits, others),
         "ignore_index=-1": impl.cross_entropy(logits, others.clamp(min=-1), ignore_index=-1),
         f"ignore_index={pad}": impl.cross_entropy(logits, others.where(others >= 0, pad), pad),
+        "ignore_index=1000": impl.cross_entropy(logits, others.where(others >= 0, 1000), 1000),
     }
 
 
@@ -104,8 +105,8 @@ def ignored_targets_do_not_count(impl, logits, targets, ignored, pad):
     smoothing=choice(0.1, 0.4),
 )
 def smoothing_gives_every_class_its_share(impl, logits, targets, smoothing):
-    """With label_smoothing=ε every class, the target too, is wanted with ε / V, and the target with 1 - ε on top."""
-    return impl.cross_entropy(logits, targets, label_smoothing=smoothing)
+    """With label_smoothing=ε, from 0 to 1, every class, the target too, is wanted with ε / V, and the target with 1 - ε on top."""
+    return {f"ε = {e:g}": impl.cross_entropy(logits, targets, label_smoothing=e) for e in (smoothing, 1.0)}
 
 
 @check(
@@ -164,6 +165,7 @@ def cross_entropy_holds_at_extremes(impl, x, high, targets, seed):
     found = {"sure and right": impl.cross_entropy(sure, targets), "sure and wrong": impl.cross_entropy(-sure, targets)}
     for kind, to in KINDS.items():
         found[f"loss, {kind}"] = impl.cross_entropy(to(logits), targets)
+        found[f"loss, smoothed, {kind}"] = impl.cross_entropy(to(logits), targets, label_smoothing=0.25)
         found[f"gradient, {kind}"] = gradients(impl.cross_entropy, to(logits), targets, seed=seed)["inputs"][0]
     return found
 
@@ -213,6 +215,7 @@ def backward_is_zero_for_ignored_rows(impl, logits, targets, ignored, pad):
     return {
         "ignore_index not given": impl.cross_entropy_backward(logits, targets.masked_fill(ignored, -100)),
         f"ignore_index={pad}": impl.cross_entropy_backward(logits, targets.masked_fill(ignored, pad), ignore_index=pad),
+        "ignore_index=1000": impl.cross_entropy_backward(logits, targets.masked_fill(ignored, 1000), 1000),
         "none counts": impl.cross_entropy_backward(logits, torch.full_like(targets, -100)),
     }
 
@@ -258,13 +261,26 @@ def arguments_are_left_alone(impl, logits, targets, bos):
 def each_token_is_asked_for_the_next(impl, ids):
     """next_token_pairs gives inputs and targets, both (B, L - 1): the target at each place is the token that follows the input there."""
     inputs, targets = impl.next_token_pairs(ids)
-    return {"inputs": inputs, "targets": targets}
+    return {"inputs": inputs, "targets": targets, "of int32 ids": impl.next_token_pairs(ids.int())}
+
+
+@check(
+    points=1,
+    after=(each_token_is_asked_for_the_next, cross_entropy_is_the_mean_of_minus_log_p),
+    sizes={"B": (2, 3), "L": (2, 4), "V": (5,)},
+    ids=indices("B L", below="V"),
+    logits=normal("B L V"),
+)
+def pairs_go_straight_into_the_loss(impl, ids, logits):
+    """cross_entropy takes the targets as next_token_pairs has cut them from a text, slices of a larger tensor maybe."""
+    _, targets = held(impl.next_token_pairs, ids)
+    return impl.cross_entropy(logits[:, 1:], targets)
 
 
 @check(points=1, sizes={"B": (1, 2, 3), "L": (1, 2, 4)}, targets=indices("B L", below=50, start=10), bos_id=choice(0, 1, 7))
 def decoder_reads_the_targets_before(impl, targets, bos_id):
-    """shift_right puts bos_id in front of each row and drops its last token: the shape stays, and no place reads its own target."""
-    return impl.shift_right(targets, bos_id)
+    """shift_right puts bos_id in front of each row and drops its last token: shape and dtype stay, and no place reads its own target."""
+    return impl.shift_right(targets, bos_id), impl.shift_right(targets.int(), bos_id)
 
 
 # Perplexity.
@@ -277,7 +293,8 @@ def perplexity_weighs_tokens_alike(impl, nll_sums, token_counts):
     return {
         "these batches": impl.perplexity(sums, counts),
         "all in one batch": impl.perplexity([sum(sums)], [sum(counts)]),
-        "and one without tokens": impl.perplexity([*sums, 0.0], [*counts, 0]),
+        "and two without tokens": impl.perplexity([0.0, *sums, 0.0], [0, *counts, 0]),
+        "a thousand times as many tokens": impl.perplexity([1000 * nll for nll in sums], [1000 * n for n in counts]),
     }
 
 

@@ -236,9 +236,13 @@ def options_may_change_on_the_way(impl, values, gradients, sgd, sgd_changes, ada
 
 @check(points=1, after=(momentum_builds_up_velocity, decay_stands_beside_the_step), values=normal("2 2"), gradients=normal("4 2 2"), **BOTH)
 def without_gradient_nothing_changes(impl, values, gradients, sgd, adamw):
-    """A parameter without a gradient, here the second in step 1 and the first in step 3, does not move or decay; its memory stays."""
+    """A parameter without a gradient, here the second in step 1 and the first in step 3, does not move or decay; its memory stays.
+
+    (A gradient of zeros, here the second's in step 4, is a gradient like any other.)
+    """
     rows = [list(row) for row in gradients]
     rows[0][1] = rows[2][0] = None
+    rows[3][1] = 0 * rows[3][1]
     return of_both(impl, walk, values, rows, sgd=sgd, adamw=adamw)
 
 
@@ -267,23 +271,27 @@ def zero_grad_forgets_gradients(impl, values, sgd, adamw):
 
 
 def look_at(optimizer, value, gradient, options):
-    """The parameter itself after a step."""
+    """The parameter itself after a step, and what can be seen of it in param_groups."""
     parameter = nn.Parameter(value.clone())
     made = optimizer([parameter], **options)
     parameter.grad = gradient.clone()
     made.step()
+    lists = [made.param_groups, *(group["params"] for group in made.param_groups)]
     return {
         "value": parameter.detach().clone(),
         "it is a leaf": parameter.is_leaf,
         "it requires a gradient": parameter.requires_grad,
+        "what is computed from it has a graph": (2 * parameter).requires_grad,
         "it is the one in param_groups": [p is parameter for group in made.param_groups for p in group["params"]],
+        "param_groups and params are lists": all(isinstance(each, list) for each in lists),
+        "options in param_groups": {name: made.param_groups[0].get(name, "missing") for name in options},
     }
 
 
 @check(points=1, after=groups_have_their_own_options, w=normal("2"), dw=normal("2"), **BOTH)
 def parameters_move_in_place(impl, w, dw, sgd, adamw):
-    """The parameter that was given is the one that moves: a leaf that still requires a gradient, and the one in param_groups."""
-    return of_both(impl, look_at, w, dw, sgd=sgd, adamw=adamw)
+    """The parameter that was given is the one that moves, still a leaf; param_groups lists it, with all options by their names."""
+    return of_both(impl, look_at, w, dw, sgd=sgd | {"nesterov": False}, adamw=adamw | {"eps": 1e-8})
 
 
 def refill(optimizer, value, gradients, options):
@@ -364,7 +372,8 @@ def loading_replaces_what_was_held(impl, values, gradients, sgd, adamw):
     """An optimizer that has made steps and then loads a state holds that state and nothing of its own past."""
     rows = [list(row) for row in gradients]
     rows[0][1] = None  # nothing is remembered of one of them when the state is saved
-    return of_both(impl, relay, values, rows, stop=1, used=True, sgd=sgd, adamw=adamw)
+    saved = {"saved after a step": 1, "saved before any": 0}
+    return {name: of_both(impl, relay, values, rows, stop=stop, used=True, sgd=sgd, adamw=adamw) for name, stop in saved.items()}
 
 
 def heirs(optimizer, values, gradients, options):
@@ -433,7 +442,9 @@ def tied():
 def decays(decay_groups, make, weight_decay):
     """For each parameter the decay of every place where it stands in the groups."""
     model = make()
-    groups = [{**group, "params": list(group["params"])} for group in decay_groups(model, weight_decay)]
+    groups = decay_groups(model, weight_decay)
+    lists = all(isinstance(group["params"], list) for group in groups)
+    groups = [{**group, "params": list(group["params"])} for group in groups]
     own = {id(p): f"{name}, shape {tuple(p.shape)}" for name, p in model.named_parameters()}
     found = {name: [] for name in own.values()}
     strange = 0
@@ -443,7 +454,7 @@ def decays(decay_groups, make, weight_decay):
                 found[own[id(p)]].append(group.get("weight_decay", "no weight_decay given"))
             else:
                 strange += 1
-    return {"weight_decay of": found, "tensors that are no parameters": strange}
+    return {"weight_decay of": found, "tensors that are no parameters": strange, "params are lists": lists}
 
 
 @check(points=1, weight_decay=choice(0.1, 0.3))
