@@ -112,19 +112,20 @@ def cosine_stays_at_min_lr(impl, max_lr, min_lr, warmup, rest):
     return rates(impl.warmup_cosine, [total, total + 1, total + rest, 3 * total, 1000 * total], max_lr, min_lr, warmup, total)
 
 
-@check(points=1, compare=RATES, sizes={"total": (1, 2, 5)}, max_lr=MAX, min_lr=choice(0.0, 0.1), total=size("total"))
-def cosine_may_begin_at_once(impl, max_lr, min_lr, total):
-    """With warmup = 0 the cosine begins at step 0, with max_lr."""
-    return rates(impl.warmup_cosine, range(total + 2), max_lr, min_lr, 0, total)
+@check(points=1, compare=RATES, sizes={"total": (1, 2, 5)}, max_lr=MAX, total=size("total"))
+def cosine_may_begin_at_once(impl, max_lr, total):
+    """With warmup = 0 the cosine begins at step 0, with max_lr; min_lr may be 0, or max_lr itself."""
+    return {f"min_lr = {low}": rates(impl.warmup_cosine, range(total + 2), max_lr, low, 0, total) for low in (0.0, 0.1, max_lr)}
 
 
 @check(points=1, max_lr=choice(1.0), min_lr=choice(0.1))
 def cosine_refuses_nonsense(impl, max_lr, min_lr):
-    """warmup_cosine raises ValueError if step or warmup is negative, or if the warm-up is longer than total."""
+    """warmup_cosine raises ValueError if step or warmup is negative, or if total is not more than warmup."""
     return {
         "step=-1, warmup=3, total=9": failure(impl.warmup_cosine, -1, max_lr, min_lr, 3, 9)[0],
         "step=-1, warmup=0, total=9": failure(impl.warmup_cosine, -1, max_lr, min_lr, 0, 9)[0],
         "step=0, warmup=-3, total=9": failure(impl.warmup_cosine, 0, max_lr, min_lr, -3, 9)[0],
+        "step=0, warmup=4, total=4": failure(impl.warmup_cosine, 0, max_lr, min_lr, 4, 4)[0],
         "step=1, warmup=9, total=3": failure(impl.warmup_cosine, 1, max_lr, min_lr, 9, 3)[0],
         "step=99, warmup=9, total=3": failure(impl.warmup_cosine, 99, max_lr, min_lr, 9, 3)[0],
     }
@@ -172,12 +173,16 @@ def rate_is_zero_ever_after(impl, max_lr, warmup, stable, decay):
 
 
 @check(points=1, compare=RATES, sizes={"decay": (1, 2, 4)}, max_lr=MAX, decay=size("decay"))
-def warmup_and_stable_phase_may_be_empty(impl, max_lr, decay):
-    """Without warm-up the first rate is max_lr; without a stable phase the decay follows at once; without both it begins at step 0."""
+def phases_may_be_empty(impl, max_lr, decay):
+    """Without warm-up the first rate is max_lr, without a stable phase the decay follows at once, without decay the end; two may be empty.
+
+    (Without decay, the rate at step = warmup + stable itself is free.)
+    """
     return {
         "warmup=0, stable=2": rates(impl.warmup_stable_decay, range(decay + 3), max_lr, 0, 2, decay),
         "warmup=2, stable=0": rates(impl.warmup_stable_decay, range(decay + 3), max_lr, 2, 0, decay),
         "warmup=0, stable=0": rates(impl.warmup_stable_decay, range(decay + 1), max_lr, 0, 0, decay),
+        "warmup=3, stable=2, decay=0": rates(impl.warmup_stable_decay, [0, 1, 2, 3, 4, 6, 7, 70], max_lr, 3, 2, 0),
     }
 
 
