@@ -63,7 +63,7 @@ def drop_path_drops_whole_samples(impl, B, p, seed):
 def kept_samples_are_divided(impl, x, p, seed):
     """A sample that is kept is divided by 1 - p; x may have any number of axes from one up, and the next call draws on."""
     generator = beside(impl, generator_from)(seed)
-    return [impl.drop_path(part, p, True, generator) for part in (x, x, x[..., 0], x[:, 0, 0])]
+    return [impl.drop_path(part, p, True, generator) for part in (x, x, x[..., 0], x[:, 0, 0], x[:, None])]
 
 
 # What both have in common.
@@ -304,6 +304,8 @@ def part(EMA, weights):
     ema = EMA(first, 0.5)
     go_on(first)
     seen["the model that it was made of went on"] = values(given(ema))
+    EMA(model(torch.full_like(weights[0], 7.0)), 0.5)
+    seen["another average was made"] = values(given(ema))
     second = model(weights[1])
     ema.update(second)
     go_on(second)
@@ -315,12 +317,14 @@ def part(EMA, weights):
 
 @check(points=1, after=buffers_are_copied, weights=normal("2 2"))
 def average_is_its_own(impl, weights):
-    """Whatever is done in place to a model, before or after update and copy_to, does not reach into the average."""
+    """Whatever is done in place to a model, before or after update and copy_to, does not reach into the average; nor do others."""
     return beside(impl, part)(impl.EMA, weights)
 
 
 def reached(EMA, weight):
     """What can be reached from an average after updates in a training loop: how many tensors with a graph, and whether the model."""
+    import gc
+
     model = nn.Linear(2, 1)
     ema = EMA(model, 0.5)
     for _ in range(2):
@@ -338,8 +342,8 @@ def reached(EMA, weight):
             waiting += thing.values()
         elif isinstance(thing, (list, tuple, set)):
             waiting += thing
-        elif isinstance(thing, (nn.Module, EMA)):
-            waiting += vars(thing).values()
+        elif isinstance(thing, (nn.Module, type(ema))):
+            waiting += gc.get_referents(thing)  # its attributes, in a __dict__ or in slots
     own = [model, *model.parameters()]
     return {"tensors with a graph": graphs, "the model, or parameters of it": any(id(thing) in seen for thing in own)}
 
