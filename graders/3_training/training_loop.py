@@ -317,10 +317,15 @@ def regenerated(toys, save_checkpoint, load_checkpoint, path, seed):
     generator.manual_seed(seed + 2)
     torch.manual_seed(seed + 3)
     load_checkpoint(path, model, optimizer, generator)
-    return {
+    seen = {
         "the generator goes on": [wanted[0], torch.rand(4, generator=generator)],
         "the global generator goes on": [wanted[1], torch.rand(4)],
     }
+    save_checkpoint(path, model, optimizer, 1)
+    wanted = torch.rand(4)
+    torch.manual_seed(seed + 4)
+    load_checkpoint(path, model, optimizer)
+    return seen | {"the global generator goes on, with no other given": [wanted, torch.rand(4)]}
 
 
 @check(points=1, after=checkpoints_bring_the_run_back, seed=seed())
