@@ -218,10 +218,10 @@ def arguments_are_left_alone(impl, x, weight, H):
 
 @check(points=1, positions=indices("L", below=9000), factor=choice(2.0, 3.0, 8.0))
 def positions_are_squeezed(impl, positions, factor):
-    """linear_scaling divides the positions by the factor, and rounds none of them."""
+    """linear_scaling divides the positions by the factor, whole or not, and rounds none of them."""
     return {
         "integers": impl.linear_scaling(positions, factor).double(),
-        "fractions": impl.linear_scaling(positions[:, None].double() / 4, factor).double(),
+        "fractions": impl.linear_scaling(positions[:, None].double() / 4, factor + 0.5).double(),
     }
 
 
