@@ -335,7 +335,7 @@ def checkpoints_bring_the_generators_back(impl, seed):
 
 
 def resumed(toys, train, save_checkpoint, load_checkpoint, path, x, y, seed):
-    """A run that went on, and one that began anew from its checkpoint."""
+    """Losses and models of a run that went on, and of one that began anew from its checkpoint."""
     Line, SGD, schedule, loss_fn = toys()
     batches = list(zip(x.split(2), y.split(2), strict=True))
 
@@ -355,12 +355,7 @@ def resumed(toys, train, save_checkpoint, load_checkpoint, path, x, y, seed):
     model, optimizer, generator = made(seed + 1)
     load_checkpoint(path, model, optimizer, generator)
     losses_again, state_again = go_on(model, optimizer, generator)
-    return {
-        "losses of the run that went on": torch.tensor(losses),
-        "losses of the run that was resumed": torch.tensor(losses_again),
-        "the same losses, bit for bit": losses == losses_again,
-        "the same model, bit for bit": all(map(torch.equal, state, state_again)),
-    }
+    return losses, losses_again, state, state_again
 
 
 @check(
@@ -372,7 +367,14 @@ def resumed(toys, train, save_checkpoint, load_checkpoint, path, x, y, seed):
 )
 def resuming_is_exact(impl, x, seed):
     """A run that is resumed makes, bit for bit, the losses and the model of the one that went on, with dropout and shuffling."""
-    return with_toys(impl, resumed)(impl.train, impl.save_checkpoint, impl.load_checkpoint, path_of(impl), x, x.sum(1), seed)
+    resume = with_toys(impl, resumed)
+    losses, again, state, state_again = resume(impl.train, impl.save_checkpoint, impl.load_checkpoint, path_of(impl), x, x.sum(1), seed)
+    return {
+        "losses of the run that went on": torch.tensor(losses),
+        "losses of the run that was resumed": torch.tensor(again),
+        "the same losses, bit for bit": losses == again,
+        "the same model, bit for bit": all(map(torch.equal, state, state_again)),
+    }
 
 
 def interrupted(toys, save_checkpoint, load_checkpoint, path):
