@@ -324,6 +324,7 @@ def accumulated(accumulate_gradients, x, y, sizes, once=False, training=True):
     pieces = list(zip(x.split(sizes), y.split(sizes), strict=True))
     loss = accumulate_gradients(model, iter(pieces) if once else pieces, loss_fn)
     named = [(name, param) for name, param in model.named_parameters() if param.requires_grad]
+    loss = float(loss) if isinstance(loss, float) else loss  # NumPy's float64 is a float too
     return {"loss": loss, "gradients": {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in named}}
 
 

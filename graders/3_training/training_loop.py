@@ -97,7 +97,7 @@ def evaluated(toys, evaluate, x, y, sizes, once):
         batches = list(zip(inputs.split(sizes), targets.split(sizes), strict=True))
         with torch.enable_grad():  # and as before afterwards, whatever evaluate leaves behind
             found.append(evaluate(Line(x.shape[-1]), iter(batches) if once else batches, loss_fn))
-    return found
+    return [float(loss) if isinstance(loss, float) else loss for loss in found]  # NumPy's float64 is a float too
 
 
 @check(points=2, sizes={"N": (4,), "A": (2, 1), "D": (3,)}, x=normal("N 7 D"), y=normal("N 7"), A=size("A"))
@@ -603,7 +603,7 @@ def learned(train, evaluate, Model, Adam, loss_fn, symbols, rows, unseen, steps,
     generator = torch.Generator().manual_seed(seed)
     losses = train(model, Adam(model.parameters()), schedule, rows.split(32), loss_fn, steps, 1.0, generator)
     with torch.enable_grad():
-        told = evaluate(model, unseen.split(300), loss_fn)
+        told = float(evaluate(model, unseen.split(300), loss_fn))
     return {"before": before, "after": model.state_dict(), "losses": losses, "told": told}
 
 
