@@ -108,7 +108,8 @@ class EMA:
 
     It begins as a copy of what the model holds when the average is made. The
     average is its own: whatever is done to a model afterwards changes it only
-    through update. No model is kept, nor any autograd graph.
+    through update. Neither the model that was given is kept, nor any autograd
+    graph.
 
     Args:
         model: any module.

@@ -78,10 +78,10 @@ def warmup_stable_decay(step: int, max_lr: float, warmup: int, stable: int, deca
         max_lr: the largest rate.
         warmup: how many updates the rate climbs for, as in warmup_cosine; 0
             for none.
-        stable: for so many updates after that the rate is max_lr.
+        stable: for so many updates after that the rate is max_lr; 0 for none.
         decay: from max_lr at step = warmup + stable, the rate falls by the
             same amount each step, and reaches 0 at step = warmup + stable +
-            decay.
+            decay; 0 for none.
 
     Returns:
         The rate of the update to come; 0 ever after.

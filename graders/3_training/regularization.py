@@ -25,6 +25,11 @@ def with_global_seed(function, seed, *args):
     return result, torch.rand(3)
 
 
+def transposed(function, x, *args):
+    """A call on x as a view of its transpose, as attention's heads come."""
+    return function(x.mT.contiguous().mT, *args)
+
+
 # Dropout.
 
 
@@ -38,9 +43,10 @@ def dropout_keeps_where_the_draw_is_at_least_p(impl, shape, p, seed):
 
 @check(points=1, after=dropout_keeps_where_the_draw_is_at_least_p, x=normal("B L M"), p=RATE, seed=seed())
 def what_is_kept_is_divided(impl, x, p, seed):
-    """What is kept is divided by 1 - p, so that nothing changes on average; what is dropped is zero. Any shape will do."""
+    """What is kept is divided by 1 - p, so that nothing changes on average; what is dropped is zero. Any shape and view will do."""
     generator = beside(impl, generator_from)(seed)
-    return [impl.dropout(part, p, True, generator) for part in (x, x[0, 0], x[0, 0, 0])]
+    kept = [impl.dropout(part, p, True, generator) for part in (x, x[0, 0], x[0, 0, 0])]
+    return [*kept, beside(impl, transposed)(impl.dropout, x, p, True, generator)]
 
 
 # Drop path.
@@ -57,7 +63,7 @@ def drop_path_drops_whole_samples(impl, B, p, seed):
 def kept_samples_are_divided(impl, x, p, seed):
     """A sample that is kept is divided by 1 - p; x may have any number of axes from one up, and the next call draws on."""
     generator = beside(impl, generator_from)(seed)
-    return [impl.drop_path(part, p, True, generator) for part in (x, x, x[..., 0], x[:, 0, 0])]
+    return [impl.drop_path(part, p, True, generator) for part in (x, x, x[..., 0], x[:, 0, 0], x[:, None])]
 
 
 # What both have in common.
@@ -71,13 +77,14 @@ def of_both(impl, ask):
 
 @check(points=1, after=BOTH, sizes={"B": (3,), "M": (2,)}, x=normal("B M"), p=choice(0.5, 1.0), seed=seed())
 def evaluation_changes_nothing(impl, x, p, seed):
-    """When training is false x comes back as it is, and no generator has moved."""
+    """When training is false x comes back as it is, with its gradients, and no generator has moved."""
     there = beside(impl, with_global_seed)
 
     def ask(function):
         generator = beside(impl, generator_from)(seed)
         calls = {"with None": there(function, seed, x, p, False), "with a generator": there(function, seed, x, p, False, generator)}
-        return calls | {"the generator's next draw": function(torch.ones(9, 1), 0.5, True, generator) != 0}
+        draw = function(torch.ones(9, 1), 0.5, True, generator) != 0
+        return calls | {"the generator's next draw": draw, "gradients": gradients(function, x, p, False, seed=seed)["inputs"]}
 
     return of_both(impl, ask)
 
@@ -181,8 +188,9 @@ def follow(EMA, decay, weights):
 
 @check(points=2, sizes={"T": (2, 4), "M": (1, 3)}, weights=normal("T M"), decay=choice(0.9, 0.5))
 def average_follows_the_weights(impl, weights, decay):
-    """The average begins with the first weights, and each update makes it decay · average + (1 - decay) · weights."""
-    return beside(impl, follow)(impl.EMA, decay, weights)
+    """The average begins with the first weights, and each update makes it decay · average + (1 - decay) · weights; decay is 0 to 1."""
+    seen = beside(impl, follow)
+    return {f"decay {share}": seen(impl.EMA, share, weights) for share in (decay, 0.0, 1.0)}
 
 
 def normalised(EMA, values, counts):
@@ -249,19 +257,25 @@ def look_at(EMA, weights):
     ema.update(model)
     seen = {"weight after update": model.weight.detach().clone()}
     ema.copy_to(model)
-    return seen | {
+    seen |= {
         "weight after copy_to": model.weight.detach().clone(),
         "the same Parameter": model.weight is weight,
         "requires_grad of weight and bias": [model.weight.requires_grad, model.bias.requires_grad],
         "a leaf": model.weight.is_leaf,
-        "in training mode": model.training,
         "its gradient": None if model.weight.grad is None else model.weight.grad.clone(),
     }
+    for training, mode in ((True, "training mode"), (False, "evaluation mode")):
+        model.train(training)
+        ema.update(model)
+        kept = [model.training is training]
+        ema.copy_to(model)
+        seen[f"stays in {mode} after update and copy_to"] = [*kept, model.training is training]
+    return seen
 
 
 @check(points=1, after=average_follows_the_weights, weights=normal("2 2"))
 def model_is_changed_by_copy_to_alone(impl, weights):
-    """update leaves the model alone; copy_to changes values only: the parameters stay the same objects, with requires_grad and gradient."""
+    """update leaves the model alone; copy_to changes values only: same Parameter objects, with requires_grad and gradient, same mode."""
     return beside(impl, look_at)(impl.EMA, weights)
 
 
@@ -290,6 +304,8 @@ def part(EMA, weights):
     ema = EMA(first, 0.5)
     go_on(first)
     seen["the model that it was made of went on"] = values(given(ema))
+    EMA(model(torch.full_like(weights[0], 7.0)), 0.5)
+    seen["another average was made"] = values(given(ema))
     second = model(weights[1])
     ema.update(second)
     go_on(second)
@@ -301,35 +317,38 @@ def part(EMA, weights):
 
 @check(points=1, after=buffers_are_copied, weights=normal("2 2"))
 def average_is_its_own(impl, weights):
-    """Whatever is done in place to a model, before or after update and copy_to, does not reach into the average."""
+    """Whatever is done in place to a model, before or after update and copy_to, does not reach into the average; nor do others."""
     return beside(impl, part)(impl.EMA, weights)
 
 
-def graphs(EMA, weight):
-    """How many tensors that can be reached from an average hold a graph, after updates in a training loop."""
+def reached(EMA, weight):
+    """What can be reached from an average after updates in a training loop: how many tensors with a graph, and whether the model."""
+    import gc
+
     model = nn.Linear(2, 1)
     ema = EMA(model, 0.5)
     for _ in range(2):
         model(weight).sum().backward()
         ema.update(model)
-    waiting, seen, found = [ema], set(), 0
+    waiting, seen, graphs = [ema], set(), 0
     while waiting:
         thing = waiting.pop()
         if id(thing) in seen:
             continue
         seen.add(id(thing))
         if isinstance(thing, torch.Tensor):
-            found += thing.grad_fn is not None
+            graphs += thing.grad_fn is not None
         elif isinstance(thing, dict):
             waiting += thing.values()
         elif isinstance(thing, (list, tuple, set)):
             waiting += thing
-        elif isinstance(thing, (nn.Module, EMA)):
-            waiting += vars(thing).values()
-    return found
+        elif isinstance(thing, (nn.Module, type(ema))):
+            waiting += gc.get_referents(thing)  # its attributes, in a __dict__ or in slots
+    own = [model, *model.parameters()]
+    return {"tensors with a graph": graphs, "the model, or parameters of it": any(id(thing) in seen for thing in own)}
 
 
 @check(points=1, after=average_follows_the_weights, weight=normal("1 2", dtype=torch.float32))
-def no_graph_is_kept(impl, weight):
-    """The average holds no autograd graph, or memory would grow with every update."""
-    return {"tensors with a graph": beside(impl, graphs)(impl.EMA, weight)}
+def neither_graph_nor_model_is_kept(impl, weight):
+    """The average holds no autograd graph, or memory would grow with every update, and not the model that it was made of."""
+    return beside(impl, reached)(impl.EMA, weight)

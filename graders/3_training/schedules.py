@@ -32,10 +32,17 @@ def optimizer_with(rates):
     return Optimizer()
 
 
-def rates(schedule, steps, *args):
+def told(schedule, steps, *args):
+    """The rates at these steps, one after the other; NumPy's float64 is a float too."""
+    found = [schedule(step, *args) for step in steps]
+    return [float(rate) if isinstance(rate, float) else rate for rate in found]
+
+
+def rates(impl, schedule, steps, *args):
     """The rates at some steps, the last step first: none may depend on an earlier call."""
-    found = {f"step {step}": schedule(step, *args) for step in sorted(steps, reverse=True)}
-    return dict(reversed(found.items()))
+    order = sorted(steps, reverse=True)
+    found = beside(impl, told)(schedule, order, *args)
+    return {f"step {step}": rate for step, rate in reversed(list(zip(order, found, strict=True)))}
 
 
 # Noam.
@@ -44,7 +51,7 @@ def rates(schedule, steps, *args):
 @check(points=1, compare=SMALL_RATES, sizes={"warmup": (1, 2, 4)}, d_model=choice(1, 64, 512), warmup=size("warmup"), draws=2)
 def noam_climbs_to_the_end_of_warmup(impl, d_model, warmup):
     """While s = step + 1 is at most warmup, noam is d_model^-0.5 · s · warmup^-1.5: the first rate, at step 0, is not 0."""
-    return rates(impl.noam, range(warmup), d_model, warmup)
+    return rates(impl, impl.noam, range(warmup), d_model, warmup)
 
 
 @check(
@@ -58,7 +65,7 @@ def noam_climbs_to_the_end_of_warmup(impl, d_model, warmup):
 )
 def noam_falls_as_one_over_the_root(impl, d_model, warmup):
     """After warmup noam is d_model^-0.5 · s^-0.5, with s = step + 1: four times as many updates, half the rate."""
-    return rates(impl.noam, [warmup - 1, warmup, warmup + 1, 4 * warmup - 1, 16 * warmup - 1, 100 * warmup], d_model, warmup)
+    return rates(impl, impl.noam, [warmup - 1, warmup, warmup + 1, 4 * warmup - 1, 16 * warmup - 1, 100 * warmup], d_model, warmup)
 
 
 @check(points=1, after=noam_climbs_to_the_end_of_warmup, d_model=choice(8), warmup=choice(4))
@@ -79,7 +86,7 @@ def noam_refuses_nonsense(impl, d_model, warmup):
 @check(points=1, compare=RATES, sizes=PHASES, max_lr=MAX, min_lr=MIN, warmup=size("warmup"), rest=size("rest"))
 def cosine_warms_up_in_a_straight_line(impl, max_lr, min_lr, warmup, rest):
     """While step < warmup, warmup_cosine is max_lr · (step + 1) / warmup: not 0 at step 0, max_lr at warmup - 1 and at warmup."""
-    return rates(impl.warmup_cosine, range(warmup + 1), max_lr, min_lr, warmup, warmup + rest)
+    return rates(impl, impl.warmup_cosine, range(warmup + 1), max_lr, min_lr, warmup, warmup + rest)
 
 
 @check(
@@ -93,7 +100,7 @@ def cosine_warms_up_in_a_straight_line(impl, max_lr, min_lr, warmup, rest):
 )
 def cosine_falls_to_min_lr_at_total(impl, max_lr, min_lr, warmup, rest):
     """From step = warmup to step = total it is half a cosine wave, from max_lr down to min_lr (total = warmup + rest)."""
-    return rates(impl.warmup_cosine, range(warmup, warmup + rest + 1), max_lr, min_lr, warmup, warmup + rest)
+    return rates(impl, impl.warmup_cosine, range(warmup, warmup + rest + 1), max_lr, min_lr, warmup, warmup + rest)
 
 
 @check(
@@ -109,22 +116,23 @@ def cosine_falls_to_min_lr_at_total(impl, max_lr, min_lr, warmup, rest):
 def cosine_stays_at_min_lr(impl, max_lr, min_lr, warmup, rest):
     """After total (warmup + rest) the rate is min_lr for ever: it neither climbs again nor falls to 0."""
     total = warmup + rest
-    return rates(impl.warmup_cosine, [total, total + 1, total + rest, 3 * total, 1000 * total], max_lr, min_lr, warmup, total)
+    return rates(impl, impl.warmup_cosine, [total, total + 1, total + rest, 3 * total, 1000 * total], max_lr, min_lr, warmup, total)
 
 
-@check(points=1, compare=RATES, sizes={"total": (1, 2, 5)}, max_lr=MAX, min_lr=choice(0.0, 0.1), total=size("total"))
-def cosine_may_begin_at_once(impl, max_lr, min_lr, total):
-    """With warmup = 0 the cosine begins at step 0, with max_lr."""
-    return rates(impl.warmup_cosine, range(total + 2), max_lr, min_lr, 0, total)
+@check(points=1, compare=RATES, sizes={"total": (1, 2, 5)}, max_lr=MAX, total=size("total"))
+def cosine_may_begin_at_once(impl, max_lr, total):
+    """With warmup = 0 the cosine begins at step 0, with max_lr; min_lr may be 0, or max_lr itself."""
+    return {f"min_lr = {low}": rates(impl, impl.warmup_cosine, range(total + 2), max_lr, low, 0, total) for low in (0.0, 0.1, max_lr)}
 
 
 @check(points=1, after=cosine_falls_to_min_lr_at_total, max_lr=choice(1.0), min_lr=choice(0.1))
 def cosine_refuses_nonsense(impl, max_lr, min_lr):
-    """warmup_cosine raises ValueError if step or warmup is negative, or if the warm-up is longer than total."""
+    """warmup_cosine raises ValueError if step or warmup is negative, or if total is not more than warmup."""
     return {
         "step=-1, warmup=3, total=9": failure(impl.warmup_cosine, -1, max_lr, min_lr, 3, 9)[0],
         "step=-1, warmup=0, total=9": failure(impl.warmup_cosine, -1, max_lr, min_lr, 0, 9)[0],
         "step=0, warmup=-3, total=9": failure(impl.warmup_cosine, 0, max_lr, min_lr, -3, 9)[0],
+        "step=0, warmup=4, total=4": failure(impl.warmup_cosine, 0, max_lr, min_lr, 4, 4)[0],
         "step=1, warmup=9, total=3": failure(impl.warmup_cosine, 1, max_lr, min_lr, 9, 3)[0],
         "step=99, warmup=9, total=3": failure(impl.warmup_cosine, 99, max_lr, min_lr, 9, 3)[0],
     }
@@ -136,7 +144,7 @@ def cosine_refuses_nonsense(impl, max_lr, min_lr):
 @check(points=1, compare=RATES, sizes=WSD, max_lr=MAX, warmup=size("warmup"), stable=size("stable"), decay=size("decay"))
 def stable_rate_follows_the_same_warmup(impl, max_lr, warmup, stable, decay):
     """warmup_stable_decay warms up as warmup_cosine does, and is max_lr while warmup <= step < warmup + stable."""
-    return rates(impl.warmup_stable_decay, range(warmup + stable), max_lr, warmup, stable, decay)
+    return rates(impl, impl.warmup_stable_decay, range(warmup + stable), max_lr, warmup, stable, decay)
 
 
 @check(
@@ -152,7 +160,7 @@ def stable_rate_follows_the_same_warmup(impl, max_lr, warmup, stable, decay):
 def decay_is_a_straight_line_to_zero(impl, max_lr, warmup, stable, decay):
     """From max_lr at step = warmup + stable the rate falls by max_lr / decay each step, to 0 at step = warmup + stable + decay."""
     begin = warmup + stable
-    return rates(impl.warmup_stable_decay, range(begin, begin + decay + 1), max_lr, warmup, stable, decay)
+    return rates(impl, impl.warmup_stable_decay, range(begin, begin + decay + 1), max_lr, warmup, stable, decay)
 
 
 @check(
@@ -168,16 +176,20 @@ def decay_is_a_straight_line_to_zero(impl, max_lr, warmup, stable, decay):
 def rate_is_zero_ever_after(impl, max_lr, warmup, stable, decay):
     """After the decay the rate is 0 for ever; it does not become negative."""
     end = warmup + stable + decay
-    return rates(impl.warmup_stable_decay, [end, end + 1, 3 * end, 1000 * end], max_lr, warmup, stable, decay)
+    return rates(impl, impl.warmup_stable_decay, [end, end + 1, 3 * end, 1000 * end], max_lr, warmup, stable, decay)
 
 
 @check(points=1, compare=RATES, sizes={"decay": (1, 2, 4)}, max_lr=MAX, decay=size("decay"))
-def warmup_and_stable_phase_may_be_empty(impl, max_lr, decay):
-    """Without warm-up the first rate is max_lr; without a stable phase the decay follows at once; without both it begins at step 0."""
+def phases_may_be_empty(impl, max_lr, decay):
+    """Without warm-up the first rate is max_lr, without a stable phase the decay follows at once, without decay the end; two may be empty.
+
+    (Without decay, the rate at step = warmup + stable itself is free.)
+    """
     return {
-        "warmup=0, stable=2": rates(impl.warmup_stable_decay, range(decay + 3), max_lr, 0, 2, decay),
-        "warmup=2, stable=0": rates(impl.warmup_stable_decay, range(decay + 3), max_lr, 2, 0, decay),
-        "warmup=0, stable=0": rates(impl.warmup_stable_decay, range(decay + 1), max_lr, 0, 0, decay),
+        "warmup=0, stable=2": rates(impl, impl.warmup_stable_decay, range(decay + 3), max_lr, 0, 2, decay),
+        "warmup=2, stable=0": rates(impl, impl.warmup_stable_decay, range(decay + 3), max_lr, 2, 0, decay),
+        "warmup=0, stable=0": rates(impl, impl.warmup_stable_decay, range(decay + 1), max_lr, 0, 0, decay),
+        "warmup=3, stable=2, decay=0": rates(impl, impl.warmup_stable_decay, [0, 1, 2, 3, 4, 6, 7, 70], max_lr, 3, 2, 0),
     }
 
 

@@ -34,25 +34,34 @@ def norm_is_one_over_all(impl, a, b, c):
 
 
 def called(function, grads, *args, once=False):
-    """What a function of parameters returns, and their gradients afterwards: as they are, and as one sees them who held them before."""
+    """What a function of parameters returns, its form, and their gradients: as they are, and as one sees them who held them before."""
     params = [nn.Parameter(torch.zeros(2) if grad is None else torch.zeros_like(grad)) for grad in grads]
     for param, grad in zip(params, grads, strict=True):
         param.grad = grad
     returned = function(iter(params) if once else params, *args)
+    form = f"a tensor with {returned.ndim} axes" if isinstance(returned, torch.Tensor) else type(returned).__name__
     if isinstance(returned, torch.Tensor) and returned.numel() == 1:
         returned = float(returned.detach())
-    return {"returned": returned, "gradients": [param.grad for param in params], "held before": grads}
+    return {"returned": returned, "form": form, "gradients": [param.grad for param in params], "held before": grads}
 
 
 @check(points=1, after=norm_is_one_over_all, sizes=SHAPES, a=normal("A"), b=normal("B C"))
 def norm_takes_any_parameters(impl, a, b):
-    """grad_norm skips parameters without a gradient, takes what can be walked only once, and is 0 where there is no gradient."""
+    """grad_norm skips parameters without a gradient, takes what can be walked only once, and changes nothing; without a gradient it is 0.
+
+    (It is a scalar tensor, one without axes.)
+    """
     call = beside(impl, called)
+
+    def seen(grads, once=False):
+        after = call(impl.grad_norm, grads, once=once)
+        return {"returned": after["returned"], "form": after["form"], "gradients": after["gradients"]}
+
     return {
-        "some without a gradient": call(impl.grad_norm, [None, a, None, b])["returned"],
-        "an iterator": call(impl.grad_norm, [a, b], once=True)["returned"],
-        "none with a gradient": call(impl.grad_norm, [None, None])["returned"],
-        "no parameters": call(impl.grad_norm, [])["returned"],
+        "some without a gradient": seen([None, a, None, b]),
+        "an iterator": seen([a, b], True),
+        "none with a gradient": seen([None, None]),
+        "no parameters": seen([]),
     }
 
 
@@ -106,7 +115,7 @@ def clipping_takes_any_parameters(impl, a, b):
 
     def clipped(grads, once):
         seen = call(impl.clip_grad_norm, grads, 0.5, once=once)
-        return {"gradients": [grad for grad in seen["gradients"] if grad is not None], "returned": seen["returned"]}
+        return {"gradients": [grad for grad in seen["gradients"] if grad is not None], "returned": seen["returned"], "form": seen["form"]}
 
     return {
         "an iterator": clipped([a, b], True),
@@ -134,7 +143,7 @@ def scale_multiplies_the_loss(impl, losses, scale, seed):
     """scale gives the loss times value, and keeps its graph; value is init_scale at first."""
     scaler = impl.LossScaler(scale)
     return {
-        "value": float(scaler.value),
+        "value": scaler.value,
         "scaled": torch.stack([scaler.scale(loss) for loss in losses]),
         "gradient": gradients(scaler.scale, losses[0], seed=seed)["inputs"],
     }
@@ -148,7 +157,7 @@ def unscale_divides_by_value(impl, a, b, scale):
         ("a list", [a, b], False),
         ("an iterator", [a, b], True),
         ("some without a gradient", [None, a, None], False),
-        ("huge but finite", [1e30 * a, b], False),
+        ("huge but finite, in float32", [1e30 * a.float(), b.float()], False),
     ):
         after = call(impl.LossScaler(scale).unscale, grads, once=once)
         seen[name] = {"gradients": [grad for grad in after["held before"] if grad is not None], "overflow": after["returned"]}
@@ -277,8 +286,9 @@ def value_follows_the_steps(impl, overflow, growth_interval):
 def defaults_of(LossScaler):
     import inspect
 
-    legal = inspect.signature(LossScaler).parameters.values()
-    return {parameter.name: float(parameter.default) for parameter in legal if parameter.default is not parameter.empty}
+    legal = inspect.signature(LossScaler).parameters
+    names = ("init_scale", "growth_factor", "backoff_factor", "growth_interval")
+    return {name: float(legal[name].default) for name in names if name in legal and legal[name].default is not legal[name].empty}
 
 
 @check(points=1, after=value_follows_the_steps)
@@ -291,7 +301,7 @@ def scaler_has_its_defaults(impl):
 # Accumulation.
 
 
-def accumulated(accumulate_gradients, x, y, sizes, once):
+def accumulated(accumulate_gradients, x, y, sizes, once=False, training=True):
     """The mean loss that accumulating over pieces of x and y gives, and the gradients."""
 
     class Model(nn.Module):
@@ -310,10 +320,11 @@ def accumulated(accumulate_gradients, x, y, sizes, once):
         x, y = batch
         return (model(x) - y).square().sum(), len(x)
 
-    model = Model()
+    model = Model().train(training)
     pieces = list(zip(x.split(sizes), y.split(sizes), strict=True))
     loss = accumulate_gradients(model, iter(pieces) if once else pieces, loss_fn)
     named = [(name, param) for name, param in model.named_parameters() if param.requires_grad]
+    loss = float(loss) if isinstance(loss, float) else loss  # NumPy's float64 is a float too
     return {"loss": loss, "gradients": {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in named}}
 
 
@@ -322,18 +333,19 @@ def pieces_equal_the_big_batch(impl, a, b, c):
     """However unequal the micro-batches, gradients and mean loss are those of all their tokens in one batch."""
     x = torch.cat([a, b, c])
     sizes = [len(a), len(b), len(c)]
-    return beside(impl, accumulated)(impl.accumulate_gradients, x, x.sum(1).cos(), sizes, False)
+    return beside(impl, accumulated)(impl.accumulate_gradients, x, x.sum(1).cos(), sizes)
 
 
 @check(points=1, after=pieces_equal_the_big_batch, sizes={"A": (2,), "B": (3,), "D": (4,)}, a=normal("A D"), b=normal("B D"))
 def pieces_may_be_few_or_empty(impl, a, b):
-    """Micro-batches may come from an iterator, there may be only one, and some may hold no token."""
+    """Micro-batches may come from an iterator, there may be only one, and some may hold no token; the model stays in its mode."""
     x = torch.cat([a, b])
     accumulate, y = beside(impl, accumulated), x.sum(1).cos()
     return {
         "an iterator": accumulate(impl.accumulate_gradients, x, y, [len(a), len(b)], True),
-        "one piece": accumulate(impl.accumulate_gradients, x, y, [len(x)], False),
-        "some without tokens": accumulate(impl.accumulate_gradients, x, y, [0, len(a), 0, len(b), 0], False),
+        "one piece": accumulate(impl.accumulate_gradients, x, y, [len(x)]),
+        "some without tokens": accumulate(impl.accumulate_gradients, x, y, [0, len(a), 0, len(b), 0]),
+        "in evaluation mode": accumulate(impl.accumulate_gradients, x, y, [len(a), len(b)], training=False),
     }
 
 
@@ -389,7 +401,7 @@ def step_is_that_of_the_clipped_mean(impl, x, max_norm):
     return beside(impl, trained)(impl.mixed_precision_step, impl.LossScaler, options, x, 2 + x.sum(-1).cos(), max_norm)
 
 
-def recorded(mixed_precision_step, x, max_norm):
+def recorded(mixed_precision_step, x, max_norm, training=True):
     """What happens in a step, in order, and where autocast is on."""
 
     def autocast():
@@ -409,7 +421,7 @@ def recorded(mixed_precision_step, x, max_norm):
 
     class Optimizer:
         def step(self):
-            norm = float(model.weight.grad.norm())
+            norm = float(model.weight.grad.detach().norm())
             happened.append("the optimizer's step, gradients " + ("clipped" if norm < 1.01 * max_norm else "not clipped"))
             during["the optimizer's step"] = autocast()
 
@@ -424,7 +436,7 @@ def recorded(mixed_precision_step, x, max_norm):
             return loss * self.value
 
         def unscale(self, params):
-            norm = float(model.weight.grad.norm())
+            norm = float(model.weight.grad.detach().norm())
             happened.append("scaler.unscale" if norm > 64 * max_norm else "scaler.unscale, gradients already clipped")
             for param in params:
                 param.grad /= self.value
@@ -445,7 +457,7 @@ def recorded(mixed_precision_step, x, max_norm):
     def loss_fn(model, x):
         return (model(x)[:, 0].float() + 9).square().sum(), len(x)
 
-    happened, during, model = [], {}, Model()
+    happened, during, model = [], {}, Model().train(training)
     model.weight.register_hook(backward)
     mixed_precision_step(model, x, loss_fn, Optimizer(), Scaler(), max_norm)
     return {"happened": happened, "autocast in": during}
@@ -453,8 +465,10 @@ def recorded(mixed_precision_step, x, max_norm):
 
 @check(points=2, after=clipping_scales_all_by_one_factor, sizes={"B": (2,), "D": (3,)}, x=normal("B D", mean=5.0, dtype=torch.float32))
 def step_keeps_the_order(impl, x):
-    """A step is: forward, scale, backward, unscale, clip, step, update; each once, through the methods of the scaler that is given."""
-    return beside(impl, recorded)(impl.mixed_precision_step, x, 0.5)["happened"]
+    """A step is: forward, scale, backward, unscale, clip, step, update; each once, through the scaler's methods, in the model's mode."""
+    record = beside(impl, recorded)
+    modes = {"in training mode": True, "in evaluation mode": False}
+    return {name: record(impl.mixed_precision_step, x, 0.5, training)["happened"] for name, training in modes.items()}
 
 
 @check(points=1, after=clipping_scales_all_by_one_factor, sizes={"B": (2,), "D": (3,)}, x=normal("B D", mean=5.0, dtype=torch.float32))

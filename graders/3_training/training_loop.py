@@ -20,12 +20,13 @@ def toys():
     """A model, an optimizer, a schedule and a loss."""
 
     class Line(nn.Module):
-        """A linear model with dropout, and a buffer that counts the forward passes in training."""
+        """A linear model with dropout, a parameter that is not used, and a buffer that counts the forward passes in training."""
 
         def __init__(self, width, p=0.0):
             super().__init__()
             self.weight = nn.Parameter(torch.linspace(-1, 1, width, dtype=torch.float64))
             self.bias = nn.Parameter(torch.full((), 0.5, dtype=torch.float64))
+            self.unused = nn.Parameter(torch.ones(2, dtype=torch.float64))
             self.register_buffer("passes", torch.zeros((), dtype=torch.int64))
             self.dropout = nn.Dropout(p)
 
@@ -39,10 +40,11 @@ def toys():
         def __init__(self, params, momentum=0.0):
             self.param_groups = [{"params": [param], "lr": 99.0 + i, "momentum": momentum} for i, param in enumerate(params)]
             self.velocities = [torch.zeros_like(group["params"][0]) for group in self.param_groups]
-            self.rates = []
+            self.rates, self.steps = [], 0
 
         def step(self):
             self.rates.append([float(group["lr"]) for group in self.param_groups])
+            self.steps += 1
             with torch.no_grad():
                 for group, velocity in zip(self.param_groups, self.velocities, strict=True):
                     (param,) = group["params"]
@@ -56,14 +58,17 @@ def toys():
                     param.grad = None
 
         def state_dict(self):
-            rates = [{"lr": group["lr"], "momentum": group["momentum"]} for group in self.param_groups]
-            return {"velocities": self.velocities, "rates": rates}
+            """Laid out as in torch.optim, with numbers for parameters."""
+            state = {i: {"velocity": velocity, "step": self.steps} for i, velocity in enumerate(self.velocities)}
+            groups = [{"lr": g["lr"], "momentum": g["momentum"], "foreach": None, "params": [i]} for i, g in enumerate(self.param_groups)]
+            return {"state": state, "param_groups": groups}
 
-        def load_state_dict(self, state):
-            for velocity, saved in zip(self.velocities, state["velocities"], strict=True):
-                velocity.copy_(saved)
-            for group, saved in zip(self.param_groups, state["rates"], strict=True):
-                group.update(saved)
+        def load_state_dict(self, saved):
+            for i, velocity in enumerate(self.velocities):
+                velocity.copy_(saved["state"][i]["velocity"])
+                self.steps = saved["state"][i]["step"]
+            for group, options in zip(self.param_groups, saved["param_groups"], strict=True):
+                group.update({name: options[name] for name in ("lr", "momentum")})
 
     def squared_errors(model, batch):
         """The sum of the losses of a batch's tokens, and their number."""
@@ -92,7 +97,7 @@ def evaluated(toys, evaluate, x, y, sizes, once):
         batches = list(zip(inputs.split(sizes), targets.split(sizes), strict=True))
         with torch.enable_grad():  # and as before afterwards, whatever evaluate leaves behind
             found.append(evaluate(Line(x.shape[-1]), iter(batches) if once else batches, loss_fn))
-    return found
+    return [float(loss) if isinstance(loss, float) else loss for loss in found]  # NumPy's float64 is a float too
 
 
 @check(points=2, sizes={"N": (4,), "A": (2, 1), "D": (3,)}, x=normal("N 7 D"), y=normal("N 7"), A=size("A"))
@@ -253,7 +258,7 @@ def path_of(impl):
 
 
 def restored(toys, save_checkpoint, load_checkpoint, path, x, step):
-    """What a checkpoint brings back to a model and an optimizer that were made anew."""
+    """What a checkpoint brings back to a model and an optimizer that were made anew; last, one that is given by its bare name."""
     import os
 
     Line, SGD, _, _ = toys()
@@ -274,21 +279,28 @@ def restored(toys, save_checkpoint, load_checkpoint, path, x, step):
     os.rename(path, path + "-moved")
     model, optimizer = made(5.0)
     save_checkpoint(path, model, optimizer, step + 1)
-    returned = load_checkpoint(path + "-moved", model, optimizer)
-    state = model.state_dict()
-    return {
-        "returned": returned,
+    seen = {"returned": load_checkpoint(path + "-moved", model, optimizer)}
+    state, rates = model.state_dict(), [group["lr"] for group in optimizer.param_groups]
+    seen |= {
         "parameters": [state["weight"], state["bias"]],
         "buffer": state["passes"],
-        "optimizer": {"momentum": list(optimizer.velocities), "rates": [group["lr"] for group in optimizer.param_groups]},
+        "optimizer": {"momentum": list(optimizer.velocities), "rates": rates, "steps": optimizer.steps},
     }
+    here = os.getcwd()
+    os.chdir(os.path.dirname(path))
+    try:
+        save_checkpoint("last.pt", model, optimizer, step)
+        seen["returned for the path 'last.pt'"] = load_checkpoint("last.pt", model, optimizer)
+    finally:
+        os.chdir(here)
+    return seen
 
 
 @check(points=2, sizes={"D": (4,)}, x=normal("3 D"), step=index(1000))
 def checkpoints_bring_the_run_back(impl, x, step):
     """load_checkpoint returns the saved step; parameters, buffers and the optimizer's state are what they were at the save.
 
-    (The file alone holds them: it is moved, and another is saved in its place, before it is loaded.)
+    (The file alone holds them: it is moved, and another is saved in its place, before it is loaded. A path may be a bare name.)
     """
     return with_toys(impl, restored)(impl.save_checkpoint, impl.load_checkpoint, path_of(impl), x, step)
 
@@ -305,10 +317,15 @@ def regenerated(toys, save_checkpoint, load_checkpoint, path, seed):
     generator.manual_seed(seed + 2)
     torch.manual_seed(seed + 3)
     load_checkpoint(path, model, optimizer, generator)
-    return {
+    seen = {
         "the generator goes on": [wanted[0], torch.rand(4, generator=generator)],
         "the global generator goes on": [wanted[1], torch.rand(4)],
     }
+    save_checkpoint(path, model, optimizer, 1)
+    wanted = torch.rand(4)
+    torch.manual_seed(seed + 4)
+    load_checkpoint(path, model, optimizer)
+    return seen | {"the global generator goes on, with no other given": [wanted, torch.rand(4)]}
 
 
 @check(points=1, after=checkpoints_bring_the_run_back, seed=seed())
@@ -318,7 +335,7 @@ def checkpoints_bring_the_generators_back(impl, seed):
 
 
 def resumed(toys, train, save_checkpoint, load_checkpoint, path, x, y, seed):
-    """A run that went on, and one that began anew from its checkpoint."""
+    """Losses and models of a run that went on, and of one that began anew from its checkpoint."""
     Line, SGD, schedule, loss_fn = toys()
     batches = list(zip(x.split(2), y.split(2), strict=True))
 
@@ -338,12 +355,7 @@ def resumed(toys, train, save_checkpoint, load_checkpoint, path, x, y, seed):
     model, optimizer, generator = made(seed + 1)
     load_checkpoint(path, model, optimizer, generator)
     losses_again, state_again = go_on(model, optimizer, generator)
-    return {
-        "losses of the run that went on": torch.tensor(losses),
-        "losses of the run that was resumed": torch.tensor(losses_again),
-        "the same losses, bit for bit": losses == losses_again,
-        "the same model, bit for bit": all(map(torch.equal, state, state_again)),
-    }
+    return losses, losses_again, state, state_again
 
 
 @check(
@@ -355,7 +367,14 @@ def resumed(toys, train, save_checkpoint, load_checkpoint, path, x, y, seed):
 )
 def resuming_is_exact(impl, x, seed):
     """A run that is resumed makes, bit for bit, the losses and the model of the one that went on, with dropout and shuffling."""
-    return with_toys(impl, resumed)(impl.train, impl.save_checkpoint, impl.load_checkpoint, path_of(impl), x, x.sum(1), seed)
+    resume = with_toys(impl, resumed)
+    losses, again, state, state_again = resume(impl.train, impl.save_checkpoint, impl.load_checkpoint, path_of(impl), x, x.sum(1), seed)
+    return {
+        "losses of the run that went on": torch.tensor(losses),
+        "losses of the run that was resumed": torch.tensor(again),
+        "the same losses, bit for bit": losses == again,
+        "the same model, bit for bit": all(map(torch.equal, state, state_again)),
+    }
 
 
 def interrupted(toys, save_checkpoint, load_checkpoint, path):
@@ -450,33 +469,63 @@ def checkpoint_is_replaced_at_once(impl):
     return with_toys(impl, replaced)(impl.save_checkpoint, path_of(impl))
 
 
-def invaded(toys, load_checkpoint, path):
-    """What comes of loading a file with code in it."""
+def invaded(toys, save_checkpoint, load_checkpoint, path):
+    """What comes of loading files with code in them: of torch.save, of pickle, and of save_checkpoint itself."""
     import builtins
+    import functools
+    import os
+    import pickle
 
     Line, SGD, _, _ = toys()
+    model, trace = Line(3), path + "-guest"
 
     class Guest:
         def __reduce__(self):
             return exec, ("import builtins; builtins.kata_guest_was_here = True",)
 
-    torch.save({"model": Guest(), "optimizer": Guest(), "step": 1, "generator": None}, path)
-    model = Line(3)
-    try:
-        load_checkpoint(path, model, SGD(model.parameters()))
-        told = "goes through"
-    except NotImplementedError:
-        raise
-    except Exception:  # whichever is raised
-        told = "raises an exception"
-    called = builtins.__dict__.pop("kata_guest_was_here", False)
-    return {"the load": told, "the code in the file": "was called" if called else "was not called"}
+    class Quiet:
+        def __reduce__(self):
+            return os.mkdir, (trace,)
+
+    class Host(SGD):
+        def state_dict(self):
+            return {"state": {}, "param_groups": [Guest()]}
+
+    def left():
+        called = builtins.__dict__.pop("kata_guest_was_here", False) or os.path.exists(trace)
+        if os.path.exists(trace):
+            os.rmdir(trace)
+        return "was called" if called else "was not called"
+
+    def told(function, *args):
+        try:
+            function(*args)
+        except NotImplementedError:
+            raise
+        except Exception:  # whichever is raised
+            return "raises an exception"
+        return "goes through"
+
+    seen = {}
+    for guest, kind in ((Guest, "exec"), (Quiet, "os.mkdir")):
+        state = {"model": guest(), "optimizer": guest(), "step": 1, "generator": None}
+        for writer, write in (("torch.save", torch.save), ("pickle.dump", functools.partial(pickle.dump, protocol=2))):
+            with open(path, "wb") as file:
+                write(state, file)
+            seen[f"a file of {writer} with {kind}"] = {
+                "the load": told(load_checkpoint, path, model, SGD(model.parameters())),
+                "it": left(),
+            }
+    told(save_checkpoint, path, model, Host(model.parameters()), 1)  # may raise, as loading may: all that counts is the guest
+    left()
+    told(load_checkpoint, path, model, SGD(model.parameters()))
+    return seen | {"a file of save_checkpoint with exec": left()}
 
 
 @check(points=1, after=checkpoints_bring_the_run_back)
 def foreign_code_is_not_called(impl):
-    """A file that would have a function called when it is unpickled is refused, and the function is not called."""
-    return with_toys(impl, invaded)(impl.load_checkpoint, path_of(impl))
+    """A file that would have a function called when it is unpickled is refused, whoever wrote it, and the function is not called."""
+    return with_toys(impl, invaded)(impl.save_checkpoint, impl.load_checkpoint, path_of(impl))
 
 
 # The proof.
@@ -554,7 +603,7 @@ def learned(train, evaluate, Model, Adam, loss_fn, symbols, rows, unseen, steps,
     generator = torch.Generator().manual_seed(seed)
     losses = train(model, Adam(model.parameters()), schedule, rows.split(32), loss_fn, steps, 1.0, generator)
     with torch.enable_grad():
-        told = evaluate(model, unseen.split(300), loss_fn)
+        told = float(evaluate(model, unseen.split(300), loss_fn))
     return {"before": before, "after": model.state_dict(), "losses": losses, "told": told}
 
 

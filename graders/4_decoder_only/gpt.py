@@ -57,7 +57,7 @@ def filled(found, number):
     return f"{number} throughout"
 
 
-@check(points=2, after=parameters_have_their_names_and_shapes, sizes={"N": (2,)}, N=size("N"))
+@check(points=2, after=parameters_have_their_names_and_shapes, sizes={"N": (3,)}, N=size("N"))
 def weights_begin_as_in_gpt2(impl, N):
     """A new model has matrices and tables from N(0, 0.02²), out_proj and down from N(0, 0.02² / 2N), biases 0, and norms' weights 1."""
     found = beside(impl, statistics)(impl.GPT(48, 40, 32, N, 4))
@@ -205,9 +205,11 @@ def loss_and_gradients(model, ids, targets):
     logits, loss = model(ids, targets)
     loss.backward()
     named = dict(model.named_parameters(remove_duplicate=False))
+    model.eval()
     return {
         "logits": logits,
-        "loss": loss,
+        "loss": loss.double(),  # who computes it in float32 is right too
+        "loss in evaluation mode": model(ids, targets)[1].double(),
         "gradients": {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in named.items()},
     }
 
@@ -227,26 +229,47 @@ def loss_is_the_mean_cross_entropy(impl, ids, targets, V, seed):
     return beside(impl, loss_and_gradients)(built(impl, seed, V, max_len=ids.shape[1], N=2), ids, targets)
 
 
-def share_dropped(impl, model, ids, place):
-    """In words, how much is dropped in one place, where all numbers of the stream come from there and are equal."""
-    ones = {} if place == "position_embedding" else {place: 1.0}
-    with_weights(model, 0, constant={**ones, "final_norm.weight": 1.0, "": 0.0})
-    shades = 1e-4 * torch.eye(24, dtype=torch.float64)  # too small to be seen in the stream; the head shows it as it is
-    filled = beside(impl, with_tables)(model, shades, torch.full((4, 24), 0.0 if ones else 1.0, dtype=torch.float64))
-    share = float((filled(ids) < -0.3e-4).double().mean())
-    return "a quarter" if abs(share - 0.25) < 0.08 else f"a share of {share:.2f}"
+LEVEL, SHADE = 3e-3, 1e-5  # of the stream: so small that the last norm's eps shows its size; and what lets the head show the stream
+GELU_OF_1 = 0.8411919906
+SOURCES = {  # of all numbers of the stream: weights, or else both tables
+    "the embeddings": {},
+    "attention": {"out_proj.bias": LEVEL},
+    "the feed-forward network": {"up.bias": 1.0, "down.weight": LEVEL / (4 * 24 * GELU_OF_1)},
+}
+
+
+def dropped(impl, model, ids, source):
+    """In words, what is dropped where all numbers of the stream come from one source and are equal, and what becomes of the others."""
+    with_weights(model, 0, constant={**source, "final_norm.weight": 1.0, "": 0.0})
+    level = 0.0 if source else LEVEL / 2
+    tables = SHADE * torch.eye(24, dtype=torch.float64) + level, torch.full((4, 24), level, dtype=torch.float64)
+    normed = beside(impl, with_tables)(model, *tables)(ids).double() / SHADE
+    kept = normed > -0.02
+    share, rest = float((~kept).double().mean()), kept.double().mean(-1)
+    if abs(share - 0.25) > 0.08:
+        return f"a share of {share:.2f}"
+    if bool((kept == kept[:1]).all()) or bool((kept == kept[:, :1]).all()):
+        return "a quarter, but the same numbers in all rows or at all positions"
+    high, low = ((normed * part).sum(-1) / part.sum(-1).clamp(min=1) for part in (kept, ~kept))
+    gaps = high - low  # v / sqrt(rest · (1 - rest) · v² + eps), for numbers that are 0 or v
+    factors = (gaps / LEVEL * (1e-5 / (1 - gaps**2 * rest * (1 - rest)).clamp(min=1e-9)).sqrt())[rest < 1]
+    if float(factors.max() - factors.min()) > 0.1:
+        return f"a quarter, and the others times {float(factors.min()):.2f} to {float(factors.max()):.2f}"
+    return f"a quarter, and the others times {float(factors.mean()):.2f}"
 
 
 @check(points=2, after=logits_are_those_of_gpt2, sizes={"L": (4,)}, ids=indices("8 L", below=7), seed=seed())
 def dropout_is_for_training_only(impl, ids, seed):
-    """Dropout acts in training only, on the sum of the embeddings and on what each sublayer adds; without the argument there is none."""
+    """Dropout acts in training only, on the sum of the embeddings and on what each sublayer adds; without the argument there is none.
+
+    What is kept is divided by 1 - dropout.
+    """
     plain, half = built(impl, seed), built(impl, seed, dropout=(0.5,))
     half.eval()
     wanted = plain(ids)
     evaluated = changed(half(ids), wanted) | changed(half(ids), wanted)
     half.train()
     quarter = impl.GPT(24, 4, 24, 1, 2, dropout=0.25)
-    places = {"the embeddings": "position_embedding", "attention": "out_proj.bias", "the feed-forward network": "down.bias"}
 
     def word(different):
         return "others" if bool(different.any()) else "the same"
@@ -255,7 +278,7 @@ def dropout_is_for_training_only(impl, ids, seed):
         "logits in evaluation": word(evaluated),
         "logits in training, from call to call": word(changed(half(ids), half(ids))),
         "logits in training, without the argument": word(changed(plain(ids), wanted)),
-        **{f"dropped of {name} with dropout 0.25": share_dropped(impl, quarter, ids, place) for name, place in places.items()},
+        **{f"dropped of {name} with dropout 0.25": dropped(impl, quarter, ids, source) for name, source in SOURCES.items()},
     }
 
 
@@ -281,6 +304,7 @@ def likeliest_tokens_are_added(impl, ids, n, seed):
     return {
         "max_new = 0": impl.generate(model, ids, 0),
         f"max_new = {n}": impl.generate(model, ids, n),
+        "a single row": impl.generate(model, ids[:1], n),
         "ids afterwards": inputs_after(impl.generate, model, ids, n)[1],
     }
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from kata.grading import check, choice, close, failure, gradients, indices, inputs_after, normal, seed, size
+from kata.grading import beside, check, choice, close, failure, gradients, indices, inputs_after, normal, seed, size
 
 NEAR = close(rtol=1e-4, atol=1e-4)  # for angles in float32, whatever order they are computed in
 LAYOUTS = {"interleaved": True, "halves": False}
@@ -12,6 +12,11 @@ HALF = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
 def in_both_layouts(impl, x, positions):
     return {layout: impl.apply_rope(x, positions, interleaved=interleaved) for layout, interleaved in LAYOUTS.items()}
+
+
+def transposed(apply_rope, x, positions):
+    """apply_rope of x as a view, as the heads come out of a projection: (B, L, H, D) with two axes transposed."""
+    return apply_rope(x.transpose(1, 2).contiguous().transpose(1, 2), positions)
 
 
 def visible(change):
@@ -103,8 +108,8 @@ def base_is_used(impl, x, positions, base):
     positions=indices("B L", below=48),
 )
 def each_sequence_has_its_positions(impl, x, positions):
-    """With positions (B, L) each sequence turns by its own, all its heads alike; positions may be fractions."""
-    return in_both_layouts(impl, x, positions / 4)
+    """With positions (B, L) each sequence turns by its own, all its heads alike; positions may be fractions, and x a transposed view."""
+    return in_both_layouts(impl, x, positions / 4) | {"a view": beside(impl, transposed)(impl.apply_rope, x, positions)}
 
 
 @check(
@@ -213,10 +218,10 @@ def arguments_are_left_alone(impl, x, weight, H):
 
 @check(points=1, positions=indices("L", below=9000), factor=choice(2.0, 3.0, 8.0))
 def positions_are_squeezed(impl, positions, factor):
-    """linear_scaling divides the positions by the factor, and rounds none of them."""
+    """linear_scaling divides the positions by the factor, whole or not, and rounds none of them."""
     return {
         "integers": impl.linear_scaling(positions, factor).double(),
-        "fractions": impl.linear_scaling(positions[:, None].double() / 4, factor).double(),
+        "fractions": impl.linear_scaling(positions[:, None].double() / 4, factor + 0.5).double(),
     }
 
 
@@ -232,36 +237,32 @@ def slowest_pair_is_stretched(impl, base, factor, D):
     """ntk_base gives base · factor ** (D / (D - 2)): the last pair turns `factor` times as slowly, the first as fast as before."""
     new = impl.ntk_base(base, factor, D)
     turns = impl.rope_angles(torch.tensor([1000]), D, new) / impl.rope_angles(torch.tensor([1000]), D, base)
-    return {"new base": float(new), "speed of the first pair": turns[0, 0], "speed of the last pair": turns[0, -1]}
+    return {"new base": new, "speed of the first pair": turns[0, 0], "speed of the last pair": turns[0, -1]}
 
 
 # ALiBi.
 
 
-def numbers(slopes):
-    return torch.as_tensor(slopes, dtype=torch.float64)
-
-
 @check(points=1, sizes={"H": (1, 2, 8)}, H=size("H"))
 def slopes_are_geometric(impl, H):
-    """For a power of two the slopes begin at 2 ** (-8 / H), and each is that many times the one before."""
-    return {"slopes": numbers(impl.alibi_slopes(H)), "slopes of twice as many heads": numbers(impl.alibi_slopes(2 * H))}
+    """For a power of two the slopes begin at 2 ** (-8 / H), and each is that many times the one before; they are float32."""
+    return {"slopes": impl.alibi_slopes(H), "slopes of twice as many heads": impl.alibi_slopes(2 * H)}
 
 
 @check(points=1, after=slopes_are_geometric, sizes={"H": (3, 6, 13)}, H=size("H"))
 def other_numbers_of_heads_have_slopes(impl, H):
     """If H is no power of two, behind the slopes of the next lower one stand every second of those of twice as many heads."""
-    return numbers(impl.alibi_slopes(H))
+    return impl.alibi_slopes(H)
 
 
 def of_what_is_seen(bias, L, S):
     """A bias without what stands at keys after the query."""
-    return torch.where(torch.ones(L, S, dtype=torch.bool).tril(S - L), bias.double(), 0.0)
+    return torch.where(torch.ones(L, S, dtype=torch.bool).tril(S - L), bias, 0.0)
 
 
 @check(points=1, after=slopes_are_geometric, sizes={"H": (1, 2, 12), "L": (1, 3, 70)}, H=size("H"), L=size("L"))
 def bias_grows_with_the_distance(impl, H, L):
-    """alibi_bias is -slope times the number of tokens from the key to the query, for each head its slope; 0 on the diagonal."""
+    """alibi_bias is -slope times the number of tokens from the key to the query, for each head its slope; 0 on the diagonal; float32."""
     return of_what_is_seen(impl.alibi_bias(H, L), L, L)
 
 

@@ -84,7 +84,8 @@ def train(
     make its step. The model is in training mode.
 
     Args:
-        model: has no gradients, or zeros, when it comes.
+        model: has no gradients, or zeros, when it comes; some parameters may
+            never get any.
         optimizer: holds the model's parameters; the rate is the "lr" of each
             of its groups.
         schedule: schedule(step) is the rate of the step, with step the number
@@ -152,8 +153,8 @@ def save_checkpoint(
     in writing comes through, and a later save works again.
 
     Args:
-        path: where the checkpoint is to lie. Files beside it, in the same
-            folder, may be written on the way; nothing else may.
+        path: where the checkpoint is to lie; maybe a bare name. Files beside
+            it, in the same folder, may be written on the way; nothing else may.
         model: its parameters and buffers.
         optimizer: all that its state_dict() holds.
         step: how many updates have been made.

@@ -46,8 +46,9 @@ class GPT(nn.Module):
         num_heads: H; divides d_model.
         dropout: in training, numbers are dropped with this probability from
             the sum of the embeddings, and from what each attention and each
-            feed-forward network adds to x; whether from attention weights
-            too is yours to choose (GPT-2 does). In evaluation none are.
+            feed-forward network adds to x, and those that are kept are
+            divided by 1 - dropout; whether attention weights are dropped too
+            is yours to choose (GPT-2 does). In evaluation none are.
 
     Attributes:
         token_embedding: `weight` (V, M).
