@@ -33,10 +33,10 @@ def cache_like(impl, k, max_len):
 
 
 def layer_and_cache(impl, x, H, seed, max_len):
-    """A layer for x in float64, and a cache for it."""
+    """A layer for x in its dtype, and a cache for it."""
     B, _, M = x.shape
-    layer = with_weights(impl.CachedSelfAttention(M, H), seed)
-    return layer, impl.KVCache(B, H, max_len, M // H, dtype=torch.float64)
+    layer = with_weights(impl.CachedSelfAttention(M, H), seed, x.dtype)
+    return layer, impl.KVCache(B, H, max_len, M // H, dtype=x.dtype)
 
 
 # The memory it takes.
@@ -294,6 +294,7 @@ def chunks_equal_one_pass(impl, first, second, third, H, seed):
 )
 def history_is_all_in_the_cache(impl, x, others, H, seed):
     """One layer serves several caches in turn, and none: a fork, a cache that was cut back, one that was reset, each with its own past."""
+    x, others = x.float(), others.float()  # the dtype of the reader's own experiments
     layer, cache = layer_and_cache(impl, x, H, seed, max_len=9)
     layer(x, cache)
     fork = cache.fork()
