@@ -6,7 +6,7 @@ from kata.grading import beside, check, choice, failure, index, inputs_after, te
 from kata.inputs import Sizes, Strategy, names_in
 
 ROLES = ("system", "user", "assistant")
-BITS = ("a", "Bé", " ", "\n", "\n ", "<|im", "|>", "user", "{0}", "%s", "\\")  # what a text may hold
+BITS = ("a", "Bé", " ", "\n", "\r\n ", "<|im", "|>", "user", "{0}", "%s", "\\")  # what a text may hold
 
 
 # What is drawn.
@@ -210,6 +210,7 @@ def last_message_must_fit(impl, messages):
         "the last takes 4, max_tokens=0": refusal(impl.fit_history, messages, 0, count),
         "system takes 3, the last 4, max_tokens=6": refusal(impl.fit_history, with_system, 6, count),
         "system takes 3, the last 4, max_tokens=2": refusal(impl.fit_history, with_system, 2, count),
+        "system takes 3, the last 0, max_tokens=2": refusal(impl.fit_history, [with_system[0], {"role": "user", "content": ""}], 2, count),
     }
 
 
