@@ -152,7 +152,7 @@ class CachedSelfAttention(nn.Module):
         """Each token attends to itself and to all tokens before it.
 
         Args:
-            x: (B, n, M), n ≥ 1.
+            x: (B, n, M), n ≥ 1, of the parameters' dtype.
             cache: the earlier tokens, which x continues; x is added to it.
                 Without a cache x is all there is. All that is remembered
                 from call to call is in the cache: one layer may serve

@@ -105,6 +105,10 @@ LATE = {
     "1 2 2": {"0": 0.9, "2": 0.06, "3": 0.04},
     "1 3": {"0": 0.8, "3": 0.2},
 }
+UNLIKELY = {"1": {"0": 1e-90, "2": 2e-200, "3": 1e-200}, "1 2": {"2": 1e-150}, "1 2 2": {"0": 1e-20}, "1 3": {"0": 1e-140}}
+SURE_IN_THE_END = {"1 2": {"2": 1.0}, "1 2 2": {"2": 1.0}, "1 2 2 2": {"0": 1.0}}
+LONG = {"1": {"0": 0.7, "2": 0.3}} | SURE_IN_THE_END  # with alpha = 1 only the fourth token makes the long one better
+LONGER = {"1": {"0": 0.8, "2": 0.2}} | SURE_IN_THE_END  # with alpha = 2
 
 
 # The beam.
@@ -241,15 +245,23 @@ def impossible_hypotheses_are_not_kept(impl, table, eos_id):
 
 
 @check(
-    points=1, after=ended_hypotheses_are_set_aside, sizes={"T": (1, 3), "V": (2, 3)}, table=distinct("T V V", spread=3.0), eos_id=index("V")
+    points=1,
+    after=ended_hypotheses_are_set_aside,
+    sizes={"T": (1, 3), "V": (2, 3)},
+    table=distinct("T V V", spread=3.0),
+    eos_id=index("V"),
+    tree=choice(UNLIKELY),
 )
-def wide_beam_finds_all(impl, table, eos_id):
-    """A beam with room for all hypotheses, wider than V, finds each of them, the best first.
+def wide_beam_finds_all(impl, table, eos_id, tree):
+    """A beam with room for all hypotheses, wider than V, finds each of them, the best first, however unlikely they are.
 
-    (step gives the log-softmax of table[t - 1, last id].)
+    (step gives the log-softmax of table[t - 1, last id], or what the tree says.)
     """
     V = table.shape[-1]
-    return read(impl.beam_search(step_of(impl, table), (eos_id + 1) % V, eos_id, 60, len(table)))
+    return {
+        "table": read(impl.beam_search(step_of(impl, table), (eos_id + 1) % V, eos_id, 60, len(table))),
+        "tree (1 is bos, 0 is eos)": read(impl.beam_search(beside(impl, by_tree)(tree), 1, 0, 60, 3)),
+    }
 
 
 # The score.
@@ -275,11 +287,16 @@ def score_is_normalised(impl, table, eos_id, width, alpha):
     return read(impl.beam_search(step, (eos_id + 1) % V, eos_id, width, len(table), alpha=alpha))
 
 
-@check(points=1, after=score_is_normalised, tree=choice(LATE), alpha=choice(1.0))
-def search_goes_on_after_an_end(impl, tree, alpha):
+@check(points=1, after=score_is_normalised, tree=choice(LATE), long=choice(LONG), longer=choice(LONGER))
+def search_goes_on_after_an_end(impl, tree, long, longer):
     """That the best has ended, or beam_width have, is no end while a live one may still get a better score. (1 is bos, 0 is eos.)"""
-    step = beside(impl, by_tree)(tree)
-    return {f"beam_width = {width}": read(impl.beam_search(step, 1, 0, width, 3, alpha)) for width in (1, 2)}
+    cases = {
+        "tree, alpha = 1, beam_width = 1": (tree, 1, 3, 1.0),
+        "tree, alpha = 1, beam_width = 2": (tree, 2, 3, 1.0),
+        "long, alpha = 1, beam_width = 1": (long, 1, 4, 1.0),
+        "longer, alpha = 2, beam_width = 1": (longer, 1, 4, 2.0),
+    }
+    return {case: read(impl.beam_search(beside(impl, by_tree)(found), 1, 0, *rest)) for case, (found, *rest) in cases.items()}
 
 
 @check(points=1, after=one_beam_is_greedy, table=distinct("2 4 4"))

@@ -36,7 +36,7 @@ def attention(impl, x, G, N, seed, **options):
 @check(points=1, x=normal("B G S D"), n=size("N"))
 def neighbours_share_a_head(impl, x, n):
     """repeat_kv repeats each key-value head n times in a row: heads 0 to n - 1 are head 0, the next n are head 1."""
-    return impl.repeat_kv(x, n)
+    return {"float64": impl.repeat_kv(x, n), "float32": impl.repeat_kv(x.float(), n)}
 
 
 @check(points=1, after=neighbours_share_a_head, sizes={"B": (2,), "S": (3,)}, x=normal("B G S D"), n=size("N"), seed=seed())
@@ -108,8 +108,12 @@ def future_is_not_seen(impl, x, other, G, N, seed):
 
 @check(points=2, after=parameters_have_their_shapes, x=normal("B L G*N*D"), G=size("G"), N=size("N"), seed=seed())
 def layer_is_causal_grouped_attention(impl, x, G, N, seed):
-    """Without a mask the layer is causal attention: softmax of q·k / √D over earlier keys, heads side by side, out_proj applied."""
-    return attention(impl, x, G, N, seed)(x)
+    """Without a mask the layer is causal attention: softmax of q·k / √D over earlier keys, heads side by side, out_proj applied.
+
+    So it is where x is large.
+    """
+    layer = attention(impl, x, G, N, seed)
+    return {"output": layer(x), "x 1000 times as large": f"{layer(1000 * x).isfinite().sum()} finite numbers"}
 
 
 @check(
@@ -167,9 +171,13 @@ def mask_stands_in_for_the_causal_one(impl, x, mask, G, N, seed):
     seed=seed(),
 )
 def mask_broadcasts(impl, x, keys, own, heads, all_axes, G, N, seed):
-    """The mask broadcasts to (B, H, L, L): it may be per key, per sequence, per query head, or all of these."""
+    """The mask broadcasts to (B, H, L, L): it may be per key, per sequence, per query head, or all of these.
+
+    It may have three axes, (H, L, L).
+    """
     layer = attention(impl, x, G, N, seed)
     masks = {"(B, 1, 1, L)": keys, "(B, 1, L, L)": own, "(1, H, L, L)": heads, "(B, H, L, L)": all_axes}
+    masks["(H, L, L)"] = heads[0]
     return {f"mask {shape}": layer(x, mask=mask) for shape, mask in masks.items()}
 
 
@@ -228,7 +236,7 @@ def inputs_are_left_alone(impl, x, mask, G, N, seed):
     points=1,
     after=layer_is_causal_grouped_attention,
     compare=at_most(1.1),
-    sizes={"G": (1, 2)},
+    sizes={"G": (1, 4)},
     G=size("G"),
 )
 def keys_and_values_cost_their_share(impl, G):
@@ -249,5 +257,9 @@ def pooling_undoes_repeating(impl, weight, G, N):
 
 @check(points=1, weight=normal("G*N*D M"), G=size("G"), N=size("N"))
 def heads_of_a_group_are_averaged(impl, weight, G, N):
-    """mean_pool_kv makes key-value head g the mean of the heads from g·H/G up to (g + 1)·H/G, row by row."""
-    return {"pooled": impl.mean_pool_kv(weight, G * N, G), "weight afterwards": inputs_after(impl.mean_pool_kv, weight, G * N, G)[0]}
+    """mean_pool_kv makes key-value head g the mean of the heads from g·H/G up to (g + 1)·H/G, row by row, in the weight's dtype."""
+    return {
+        "pooled": impl.mean_pool_kv(weight, G * N, G),
+        "pooled, float32": impl.mean_pool_kv(weight.float(), G * N, G),
+        "weight afterwards": inputs_after(impl.mean_pool_kv, weight, G * N, G)[0],
+    }

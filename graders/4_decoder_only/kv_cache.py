@@ -33,10 +33,10 @@ def cache_like(impl, k, max_len):
 
 
 def layer_and_cache(impl, x, H, seed, max_len):
-    """A layer for x in float64, and a cache for it."""
+    """A layer for x in its dtype, and a cache for it."""
     B, _, M = x.shape
-    layer = with_weights(impl.CachedSelfAttention(M, H), seed)
-    return layer, impl.KVCache(B, H, max_len, M // H, dtype=torch.float64)
+    layer = with_weights(impl.CachedSelfAttention(M, H), seed, x.dtype)
+    return layer, impl.KVCache(B, H, max_len, M // H, dtype=x.dtype)
 
 
 # The memory it takes.
@@ -176,23 +176,27 @@ def forks_go_their_own_ways(impl, k, v, more):
     cache = cache_like(impl, k, k.shape[2] + 2)
     append, empty = cache.append, cache.fork()
     append(k, v)
-    fork = cache.fork()
+    fork, waiting = cache.fork(), cache.fork()
     append_to_fork, seen = fork.append, [fork.length]
     for i in (0, 2):
         seen += [append(more[i], -more[i]), append_to_fork(more[i + 1], -more[i + 1])]
-    seen.append(failure(append_to_fork, more[0], more[0])[0])
+    seen += [failure(this.append, more[0], more[0])[0] for this in (fork, fork.fork())]
     fork.reset()
-    return [*seen, append_to_fork(k + 1, v + 1), empty.append(more[0], more[1]), cache.length]
+    seen += [append_to_fork(k + 1, v + 1), empty.append(more[0], more[1]), cache.length]
+    cache.truncate(0)
+    append(k - 1, v - 1)
+    return [*seen, waiting.append(more[2], more[3])]
 
 
-@check(points=1, after=append_returns_all_so_far, max_len=choice(5))
-def storage_never_moves(impl, max_len):
+@check(points=1, after=append_returns_all_so_far, sizes={"L": (5, 600)}, max_len=size("L"), dtype=choice(torch.float16, torch.bfloat16))
+def storage_never_moves(impl, max_len, dtype):
     """append returns views of storage that is made once: it is the same after every append, truncate, fork and reset."""
-    cache = impl.KVCache(1, 2, max_len, 3)
+    cache = impl.KVCache(1, 2, max_len, 3, dtype)
     append = cache.append
 
     def places(n):
-        return [tensor.data_ptr() for tensor in held(append, torch.ones(1, 2, n, 3), torch.ones(1, 2, n, 3))]
+        k = torch.ones(1, 2, n, 3, dtype=dtype)
+        return [tensor.data_ptr() for tensor in held(append, k, k)]
 
     seen = {"first append": places(1), "second append": places(max_len - 2)}
     cache.truncate(2)
@@ -223,8 +227,10 @@ def projections_have_their_names(impl, D, H):
 
 @check(points=1, after=projections_have_their_names, x=normal("B L H*D"), H=size("H"), seed=seed())
 def layer_is_causal_self_attention(impl, x, H, seed):
-    """Without a cache the layer is causal multi-head self-attention over x."""
-    return with_weights(impl.CachedSelfAttention(x.shape[-1], H, bias=True), seed)(x)
+    """Without a cache the layer is causal multi-head self-attention over x, in float32 as in float64, and for large x as well."""
+    layer = impl.CachedSelfAttention(x.shape[-1], H, bias=True)
+    seen = {"float64": with_weights(layer, seed)(x), "x 1000 times as large": f"{layer(1000 * x).isfinite().sum()} finite numbers"}
+    return seen | {"float32": with_weights(layer, seed, torch.float32)(x.float())}
 
 
 @check(
@@ -266,10 +272,15 @@ def decoding_equals_one_pass(impl, prompt, tokens, H, seed):
     seed=seed(),
 )
 def chunks_equal_one_pass(impl, first, second, third, H, seed):
-    """However a sequence is cut into chunks, also several tokens after several, the results are those of one pass."""
+    """However a sequence is cut into chunks, also several tokens after several, the results are those of one pass.
+
+    A token may be all zeros. If the cache has no room for a chunk the layer raises ValueError.
+    """
+    second[:, 0] = 0
     chunks = (first, second, third)
     layer, cache = layer_and_cache(impl, first, H, seed, max_len=sum(x.shape[1] for x in chunks))
-    return [layer(x, cache) for x in chunks]
+    outputs = {f"chunk {i}": layer(x, cache) for i, x in enumerate(chunks)}
+    return outputs | {"one more token": failure(layer, first[:, :1], cache)[0]}
 
 
 @check(
@@ -283,6 +294,7 @@ def chunks_equal_one_pass(impl, first, second, third, H, seed):
 )
 def history_is_all_in_the_cache(impl, x, others, H, seed):
     """One layer serves several caches in turn, and none: a fork, a cache that was cut back, one that was reset, each with its own past."""
+    x, others = x.float(), others.float()  # the dtype of the reader's own experiments
     layer, cache = layer_and_cache(impl, x, H, seed, max_len=9)
     layer(x, cache)
     fork = cache.fork()
@@ -321,8 +333,7 @@ def likeliest_tokens_are_added(impl, max_new, prompt, table):
     def step(ids, cache):
         return table[ids]
 
-    cache = cache_like(impl, table[None, None], 1)
-    return [impl.generate(step, prompt, number, cache) for number in (0, max_new)]
+    return [impl.generate(step, prompt, number, None) for number in (0, max_new)]  # what the cache is, is up to step
 
 
 @check(

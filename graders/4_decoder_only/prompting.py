@@ -6,7 +6,7 @@ from kata.grading import beside, check, choice, failure, index, inputs_after, te
 from kata.inputs import Sizes, Strategy, names_in
 
 ROLES = ("system", "user", "assistant")
-BITS = ("a", "Bé", " ", "\n", "\n ", "<|im", "|>", "user", "{0}", "%s", "\\")  # what a text may hold
+BITS = ("a", "Bé", " ", "\n", "\r\n ", "<|im", "|>", "user", "{0}", "%s", "\\")  # what a text may hold
 
 
 # What is drawn.
@@ -39,7 +39,7 @@ def segments(count: str) -> Strategy:
     """Pairs of role and up to three ids, 0 among them."""
 
     def draw(sizes: Sizes, generator: Generator) -> list[tuple[str, list[int]]]:
-        roles = [(*ROLES, "assistant", "tool")[i] for i in randint(5, (sizes[count],), generator=generator).tolist()]
+        roles = [(*ROLES, "assistant", "tool", "assistant's notes")[i] for i in randint(6, (sizes[count],), generator=generator).tolist()]
         lengths = randint(4, (sizes[count],), generator=generator).tolist()
         return [(role, randint(9, (n,), generator=generator).tolist()) for role, n in zip(roles, lengths, strict=True)]
 
@@ -109,7 +109,8 @@ def control_tokens_are_refused(impl, messages, place):
     ):
         wrong = [{"role": role, "content": content} if i == place else message for i, message in enumerate(messages)]
         seen[f"{role} says {content!r}"] = refusal(impl.render_chat, wrong)
-    harmless = [message | {"content": "<|im_start>, <im_end>, im_end, |im_start|, <|IM_END|>"} for message in messages]
+    similar = "<|im_start>, <im_end>, im_end, |im_start|, <|IM_END|>, <|im_sep|>, <|endoftext|>"
+    harmless = [message | {"content": similar} for message in messages]
     return seen | {"only similar": impl.render_chat(harmless)}
 
 
@@ -124,7 +125,11 @@ def control_tokens_are_refused(impl, messages, place):
 def examples_come_before_the_query(impl, instruction, inputs, outputs, query):
     """few_shot_prompt is the instruction, a block for each example, and the query's, an empty line between them, `Output:` at the end."""
     examples = list(zip(inputs, outputs, strict=True))
-    return impl.few_shot_prompt(instruction, examples, query)
+    wide = [(f" {given}\n", f"\n{wanted} ") for given, wanted in examples]
+    return {
+        "as they are": impl.few_shot_prompt(instruction, examples, query),
+        "with spaces and line breaks around": impl.few_shot_prompt(f" {instruction} ", [*wide, ("", "")], f"\n{query} "),
+    }
 
 
 # Labels.
@@ -137,7 +142,7 @@ def ids_are_joined(impl, segments):
     return {"ids": ids, "labels": f"{len(labels)} of them"}
 
 
-@check(points=2, after=ids_are_joined, sizes={"n": (1, 4, 8)}, segments=segments("n"), ignore_index=choice(-1, 99), draws=2)
+@check(points=2, after=ids_are_joined, sizes={"n": (1, 4, 8)}, segments=segments("n"), ignore_index=choice(0, 99), draws=2)
 def only_the_assistant_is_learned(impl, segments, ignore_index):
     """A label is the id at the same place where the assistant speaks, and ignore_index, -100 if not given, everywhere else."""
     return {
@@ -150,7 +155,8 @@ def only_the_assistant_is_learned(impl, segments, ignore_index):
 
 
 def length(message):
-    return len(message["content"])
+    """A message of the assistant's takes two more than its characters."""
+    return len(message["content"]) + 2 * (message["role"] == "assistant")
 
 
 def kept(impl, messages, budgets):
@@ -160,7 +166,7 @@ def kept(impl, messages, budgets):
 
 
 def sizes_of(messages):
-    return [len(message["content"]) for message in messages]
+    return [length(message) for message in messages]
 
 
 @check(points=2, sizes={"n": (1, 2, 5)}, messages=messages("n", roles=("user",)), draws=2)
@@ -204,12 +210,13 @@ def last_message_must_fit(impl, messages):
         "the last takes 4, max_tokens=0": refusal(impl.fit_history, messages, 0, count),
         "system takes 3, the last 4, max_tokens=6": refusal(impl.fit_history, with_system, 6, count),
         "system takes 3, the last 4, max_tokens=2": refusal(impl.fit_history, with_system, 2, count),
+        "system takes 3, the last 0, max_tokens=2": refusal(impl.fit_history, [with_system[0], {"role": "user", "content": ""}], 2, count),
     }
 
 
 # Stopping.
 
-PIECES = lists("n", ("a", "b", "ab", "aa", "c"), most=2, least=0)
+PIECES = lists("n", ("a", "b", "ab", "aa", "c", " "), most=2, least=0)
 STOPS = choice(["ab"], ["aab"], ["abab"], ["aaa"], ["b"], ["aba", "ab"], ["abb", "ba"], ["cab", "ac"], ["bb", "bab"], ["ca", "abc", "bca"])
 
 
@@ -228,6 +235,11 @@ def stream(stop_stream, pieces, stops):
     return {"text": "".join(yielded), "yielded before each piece is asked for": before}
 
 
+def all_of(stop_stream, pieces, stops):
+    """The whole of what stop_stream yields, given a list."""
+    return "".join(stop_stream(list(pieces), stops))
+
+
 def streamed(impl, pieces, stops):
     return beside(impl, stream)(impl.stop_stream, pieces, stops)
 
@@ -236,13 +248,14 @@ def streamed(impl, pieces, stops):
     points=1,
     sizes={"n": (1, 0, 4)},
     pieces=lists("n", ("a", "b", "abc", " ", "\n"), most=2, least=0),
-    stops=choice([], ["ab#"], ["ab##", "a.c"], ["aa#", "[ab]"], ["\n\nQ", "#"]),
+    stops=choice([], ["ab#"], ["ab##", "a.c"], ["aa#", "[ab]"], ["\n\nQ", "#", "B"]),
     draws=2,
 )
 def text_without_a_stop_passes(impl, pieces, stops):
     """stop_stream passes all of the text on if no stop string comes, what could have been the beginning of one included."""
     beginning = stops[0][:-1] if stops else ""
-    return {f"text that ends in {end!r}": streamed(impl, [*pieces, *end], stops)["text"] for end in (beginning, " \n")}
+    seen = {f"text that ends in {end!r}": streamed(impl, [*pieces, *end], stops)["text"] for end in (beginning, " \n")}
+    return seen | {"from a list": beside(impl, all_of)(impl.stop_stream, pieces, stops)}
 
 
 @check(
@@ -298,7 +311,7 @@ def most_frequent_answer_wins(impl, answers):
     return impl.self_consistency(answers)
 
 
-@check(points=1, after=most_frequent_answer_wins, sizes={"n": (2, 3, 6)}, answers=lists("n", ("b", "a", "aa", "B")), draws=3)
+@check(points=1, after=most_frequent_answer_wins, sizes={"n": (2, 3, 6)}, answers=lists("n", ("b", "a", "aa", "B", "b ")), draws=3)
 def first_of_equals_wins(impl, answers):
     """Among answers that are equally frequent self_consistency takes the one that came first."""
     turned = [answers[i:] + answers[:i] for i in range(3)]
@@ -311,6 +324,10 @@ def no_answers_are_refused(impl):
     return refusal(impl.self_consistency, [])
 
 
+def what_comes_back(fit_history, messages):
+    return "the list that it was given" if fit_history(messages, 1000, lambda message: 1) is messages else "a new list"
+
+
 @check(
     points=1,
     after=(messages_become_chatml, only_the_assistant_is_learned, newest_are_kept, most_frequent_answer_wins),
@@ -319,12 +336,13 @@ def no_answers_are_refused(impl):
     segments=segments("n"),
 )
 def arguments_are_left_alone(impl, messages, segments):
-    """No function changes the lists that it is given."""
+    """No function changes the lists that it is given, and the list that fit_history returns is a new one."""
     segments, answers = [("assistant", [1, 2]), *segments], ["b", "a", "a", "b"]
     fitted = inputs_after(impl.fit_history, messages, sum(sizes_of(messages)), beside(impl, length))
     return {
         "render_chat": inputs_after(impl.render_chat, messages)[0],
         "sft_labels": inputs_after(impl.sft_labels, segments)[0],
         "fit_history": fitted[0],
+        "fit_history, all fits": beside(impl, what_comes_back)(impl.fit_history, messages),
         "self_consistency": inputs_after(impl.self_consistency, answers)[0],
     }

@@ -2,7 +2,7 @@
 
 import torch
 
-from kata.grading import beside, booleans, check, choice, count, distinct, failure, indices, inputs_after, normal, seed
+from kata.grading import beside, booleans, check, choice, count, distinct, failure, index, indices, inputs_after, normal, seed
 
 ROWS = {"B": (2,), "V": (1, 5, 9)}  # where rows are not the subject
 ONE_SIZE = {"B": (2,), "V": (7,)}
@@ -110,7 +110,7 @@ def filters_change_nothing_else(impl, logits, banned, dtype):
 def rows_are_filtered_by_themselves(impl, logits, scale):
     """There may be any number of leading axes, none included, and each row is filtered by itself, whatever the others hold."""
     logits[0] *= scale
-    logits[:, 1] -= 40
+    logits[:, 1] -= 1000
     cases = {"no leading axis": logits[0, 0], "two": logits}
     return {
         f"{axes}, {name}": kept(function(case, number))
@@ -143,11 +143,17 @@ def seen_tokens_are_penalised(impl, logits, ids):
     sizes={"B": (2,), "V": (3,), "L": (0, 2, 7)},
     logits=normal("B V"),
     ids=indices("B L", below="V"),
+    ruled_out=index("V"),
     penalty=choice(1.3, 2.0),
+    dtype=choice(torch.float32, torch.float64),
 )
-def each_seen_token_counts_once(impl, logits, ids, penalty):
-    """A token that occurs several times is penalised once; where nothing has been produced yet, nothing is."""
-    return impl.repetition_penalty(logits, ids, penalty)
+def each_seen_token_counts_once(impl, logits, ids, ruled_out, penalty, dtype):
+    """A token that occurs several times is penalised once; where nothing has been produced yet, nothing is.
+
+    What comes as -inf stays so, seen or not, and the dtype is that of the logits.
+    """
+    logits[0, ruled_out] = -torch.inf
+    return impl.repetition_penalty(logits.to(dtype), ids, penalty)
 
 
 # The distribution.
@@ -160,20 +166,32 @@ def each_seen_token_counts_once(impl, logits, ids, penalty):
     dtype=choice(torch.float32, torch.float64),
 )
 def temperature_divides_the_logits(impl, logits, dtype):
-    """Without filters distribution is the softmax of the logits divided by the temperature, along the last axis, in their dtype."""
+    """Without filters distribution is the softmax of the logits divided by the temperature, along the last axis, in their dtype.
+
+    However large the logits are, however small the temperature, and also if tokens are ruled out already.
+    """
     logits = logits.to(dtype)
+    ruled_out = logits < logits.amax(-1, keepdim=True) - 1
     return {
         "no temperature given": impl.distribution(logits),
         "temperature = 0.2": impl.distribution(logits, 0.2),
         "temperature = 3": impl.distribution(logits, temperature=3.0),
         "no leading axis": impl.distribution(logits[0, 0], 0.2),
+        "logits + 1000": impl.distribution(logits + 1000),
+        "logits / 1e6, temperature = 1e-6": impl.distribution(logits / 1e6, temperature=1e-6),
+        "some are -inf": impl.distribution(logits.masked_fill(ruled_out, -torch.inf), 0.2),
     }
 
 
 @check(points=1, after=temperature_divides_the_logits, sizes=ROWS | {"A": (2,)}, logits=distinct("A B V"))
 def temperature_0_is_the_arg_max(impl, logits):
-    """At temperature 0 the token with the largest logit has probability 1, in the dtype of the logits, and no NaN comes up."""
-    return {"without filters": impl.distribution(logits, 0.0), "with all": impl.distribution(logits, 0, top_k=2, top_p=0.9, min_p=0.1)}
+    """At temperature 0 the token with the largest logit, by however little, has probability 1, in the logits' dtype; no NaN comes up."""
+    return {
+        "without filters": impl.distribution(logits, 0.0),
+        "with all": impl.distribution(logits, 0, top_k=2, top_p=0.9, min_p=0.1),
+        "logits / 1e6, float32": impl.distribution((logits / 1e6).float(), 0.0),
+        "all but the largest -inf": impl.distribution(logits.masked_fill(logits < logits.amax(-1, keepdim=True), -torch.inf), 0.0),
+    }
 
 
 @check(
@@ -221,7 +239,7 @@ def arguments_out_of_range_raise(impl, logits, ids):
     calls |= {f"top_p_filter, p = {p}": (top_p, {"p": p}) for p in (0.0, -0.1, 1.1)}
     calls |= {f"min_p_filter, p = {p}": (min_p, {"p": p}) for p in (-0.1, 1.1)}
     calls |= {f"repetition_penalty, penalty = {number}": (penalty, {"ids": ids, "penalty": number}) for number in (0.0, -1.5)}
-    wrong = {"temperature": -1.0, "top_k": 0, "top_p": 0.0, "min_p": -0.1}
+    wrong = {"temperature": -0.1, "top_k": 0, "top_p": 0.0, "min_p": -0.1}
     calls |= {f"distribution, {name} = {value}": (law, {name: value}) for name, value in wrong.items()}
     calls |= {f"sample, {name} = {value}": (impl.sample, {name: value}) for name, value in wrong.items()}
     return {what: failure(function, logits, **arguments)[0] for what, (function, arguments) in calls.items()}
@@ -233,9 +251,10 @@ def arguments_out_of_range_raise(impl, logits, ids):
 @check(points=1, sizes={"B": (1, 20), "V": (6,)}, logits=distinct("B V", spread=0.2), seed=seed())
 def settings_reach_the_draw(impl, logits, seed):
     """sample gives (B,) ids, int64; where temperature, top_k, top_p or min_p leaves one token, each row gets its own."""
-    generator_there = beside(impl, generator)
+    make = beside(impl, generator)
     settings = {"temperature": 0.0, "top_k": 1, "top_p": 0.01, "min_p": 1.0}
-    return {f"{name} = {value}": impl.sample(logits, generator=generator_there(seed), **{name: value}) for name, value in settings.items()}
+    seen = {f"{name} = {value}": impl.sample(logits, generator=make(seed), **{name: value}) for name, value in settings.items()}
+    return seen | {"top_k = 1, logits in float32": impl.sample(logits.float(), top_k=1, generator=make(seed))}
 
 
 @check(points=2, after=settings_reach_the_draw, sizes={"R": (2,), "V": (6,)}, logits=distinct("R V", spread=2.0), seed=seed())

@@ -68,8 +68,12 @@ def likelier_tokens_are_accepted(impl, target_probs, draft_probs, uniforms):
     """A draft token that is at least as likely under target as under draft is accepted, whatever the uniform."""
     draft_ids = (target_probs[:-1] - draft_probs).argmax(-1)
     tokens = impl.verify(target_probs, draft_probs, draft_ids, uniforms)
-    certain = impl.verify(torch.tensor([[0.3, 0.7]] * 2).double(), torch.tensor([[0.3, 0.7]]).double(), torch.tensor([0]), uniforms[-2:])
-    return {f"accepted of the draft {draft_ids.tolist()}": tokens[:-1], "accepted where q = p": certain[:-1]}
+    seen = {f"accepted of the draft {draft_ids.tolist()}": tokens[:-1]}
+    for p in (0.3, 1e-12):
+        rows = torch.tensor([[p, 1 - p]] * 2).double()
+        seen[f"accepted where q = p = {p}"] = impl.verify(rows, rows[:1], torch.tensor([0]), uniforms[-2:])[:-1]
+    rows = rows.float()
+    return seen | {"accepted where q = p, float32": impl.verify(rows, rows[:1], torch.tensor([1]), uniforms[-2:].float())[:-1]}
 
 
 @check(
@@ -326,6 +330,7 @@ def drafts_are_drawn_from_draft(impl, seed):
 SKEWED = [[0.3, 0.7]] * 2  # target; its draft says 0 nearly always
 LEANING = [[0.9, 0.1]] * 2  # target; its draft says 0 a little too often
 LURED = [[0.0, 0.0, 0.3, 0.7]] + [[0.3, 0.7, 0.0, 0.0]] * 3  # target; its draft says 0, and 2 after a 0
+SHARED = [[0.34, 0.32, 0.3, 0.04]] * 4  # target; its draft says 3, and what replaces it is 0, 1 or 2
 
 
 @check(points=2, after=drafts_are_drawn_from_draft, seed=seed())
@@ -337,6 +342,7 @@ def law_is_that_of_target_with_any_draft(impl, seed):
         (SKEWED, [[0.98, 0.02]] * 2, 4, 240, [0, 1]),
         (LEANING, [[0.98, 0.02]] * 2, 2, 120, [0, 1]),
         (LURED, [[0.0, 0.0, 0.98, 0.02]] + [[0.98, 0.02, 0.0, 0.0]] * 3, 1, 240, [0, 1, 0, 1]),
+        (SHARED, [[0.01, 0.01, 0.01, 0.97]] * 4, 3, 40, [0, 1, 1, 1]),
     ):
         models = [made(torch.tensor(rows).double()) for rows in (table, draft_table)]
         tokens = impl.speculative_generate(*models, torch.tensor([1]), gamma, number, generator=generator)[1:].tolist()
@@ -423,5 +429,5 @@ def expected_tokens_of_a_round(impl, alpha, gamma):
 
 @check(points=1, after=expected_tokens_of_a_round, sizes={"g": (1, 2, 5)}, gamma=size("g"))
 def expected_tokens_at_the_ends(impl, gamma):
-    """A draft that is always accepted yields γ + 1 tokens, one that never is yields 1."""
-    return {"alpha = 1": impl.expected_tokens(1.0, gamma), "alpha = 0": impl.expected_tokens(0.0, gamma)}
+    """A draft that is always accepted yields γ + 1 tokens, one that nearly always is hardly fewer, one that never is yields 1."""
+    return {f"alpha = {alpha}": impl.expected_tokens(alpha, gamma) for alpha in (1.0, 0.0, 0.999)}

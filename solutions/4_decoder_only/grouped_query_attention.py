@@ -30,9 +30,9 @@ def repeat_kv(x: Tensor, n: int) -> Tensor:
         n: query heads for each key-value head, 1 or more.
 
     Returns:
-        (B, G·n, S, D): heads 0 to n - 1 are head 0 of x, heads n to 2n - 1 are
-        head 1, and so on. Gradients flow to x: what reaches its n copies is
-        summed.
+        (B, G·n, S, D), dtype of x: heads 0 to n - 1 are head 0 of x, heads n
+        to 2n - 1 are head 1, and so on. Gradients flow to x: what reaches its
+        n copies is summed.
 
     Source: Ainslie et al. 2023, "GQA", section 2.2.
 
@@ -91,8 +91,9 @@ class GroupedQueryAttention(nn.Module):
 
         Args:
             x: (B, L, M), of the parameters' dtype, half precision included.
-            mask: boolean, True where a query may attend to a key; broadcasts
-                to (B, H, L, L), and each query may attend to one key at least.
+            mask: boolean, of two to four axes, True where a query may attend
+                to a key; broadcasts to (B, H, L, L), and each query may attend
+                to one key at least.
                 It stands in the place of the causal mask: if it allows keys
                 after the query, they are attended to.
 
@@ -118,8 +119,8 @@ def mean_pool_kv(weight: Tensor, num_heads: int, num_kv_heads: int) -> Tensor:
         num_kv_heads: G; divides num_heads.
 
     Returns:
-        (G·D, M): key-value head g is the mean of the H / G neighbouring heads
-        that it will stand for, row by row.
+        (G·D, M), dtype of weight: key-value head g is the mean of the H / G
+        neighbouring heads that it will stand for, row by row.
 
     Source: Ainslie et al. 2023, "GQA", section 2.1.
 

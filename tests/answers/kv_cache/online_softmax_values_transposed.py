@@ -58,7 +58,7 @@ class CachedSelfAttention(nn.Module):
             start = cache.length
             k, v = cache.append(k, v)
         queries = start + torch.arange(n)
-        top = q.new_full((B, self.num_heads, n, 1), -1e300)
+        top = q.new_full((B, self.num_heads, n, 1), torch.finfo(q.dtype).min)
         total, out = torch.zeros_like(top), torch.zeros_like(q)
         for first in range(0, k.shape[2], self.BLOCK):
             keys, values = k[:, :, first : first + self.BLOCK], v[:, :, first : first + self.BLOCK]
