@@ -35,7 +35,7 @@ def mask_tokens(
     """Choose the tokens that are to be predicted, and hide most of them.
 
     Each token that is not special is chosen with probability `rate`, whatever
-    happens to the others. A token that was chosen becomes
+    happens to the others. A token that was chosen becomes, again for itself,
 
         mask_id with probability 0.8,
         a random id with probability 0.1, drawn for it alone from all V ids

@@ -25,14 +25,15 @@ def word(holds, right, wrong):
 # Masking: what is certain.
 
 
-@check(points=1, sizes={"B": (2, 3), "L": (4, 5)}, ids=indices("B L", below=9), seed=seed())
+@check(points=1, sizes={"B": (2, 3), "L": (4, 5)}, ids=indices("B L", below=5), seed=seed())
 def labels_are_what_stood_there(impl, ids, seed):
-    """With rate 1 and nothing special each label is the id that stood there; with rate 0 all are -100, and nothing changes."""
+    """With rate 1 and nothing special, mask_id neither, each label is the id that stood there; with rate 0 all are -100."""
     make = beside(impl, generator_from)
-    inputs, labels = impl.mask_tokens(ids, 9, 10, [], 0.0, make(seed))
+    inputs, labels = impl.mask_tokens(ids, 4, 5, [], 0.0, make(seed))
     return {
-        "labels, rate 1": impl.mask_tokens(ids, 9, 10, [], rate=1.0, generator=make(seed))[1],
-        "labels, rate 1, one axis": impl.mask_tokens(ids[0], 9, 10, [], 1.0, make(seed))[1],
+        "labels, rate 1": impl.mask_tokens(ids, 4, 5, [], rate=1.0, generator=make(seed))[1],
+        "labels, rate 1, one axis": impl.mask_tokens(ids[0], 4, 5, [], 1.0, make(seed))[1],
+        "labels, rate 1, three axes": impl.mask_tokens(ids[None], 4, 5, [], 1.0, make(seed))[1],
         "labels, rate 0": labels,
         "inputs, rate 0": inputs,
     }
@@ -47,9 +48,17 @@ def specials_are_never_chosen(impl, ids, seed):
     return {"labels": labels, "special ids in the inputs": inputs.masked_fill(~stands, -1)}
 
 
+def overwritten(mask_tokens, ids, *args):
+    """The ids, after all that came back for them was overwritten."""
+    for given in mask_tokens(ids, *args):
+        given.fill_(-1)
+    return ids
+
+
 @check(points=1, after=labels_are_what_stood_there, sizes={"B": (6, 9), "L": (20, 31)}, ids=indices("B L", below=90), seed=seed())
 def only_what_has_a_label_may_change(impl, ids, seed):
     """Where the label is -100 the input is the id itself, and all other labels are ids as they were. The ids given are left alone."""
+    mine = {rate: beside(impl, overwritten)(impl.mask_tokens, ids, 91, 92, [0, 1], rate) for rate in (0.0, 1.0)}
     inputs, labels = impl.mask_tokens(ids, 91, 92, [0, 1], 0.4, beside(impl, generator_from)(seed))
     given = inputs_after(impl.mask_tokens, ids, 91, 92, [0, 1], 0.4)[0]
     none = labels == -100
@@ -57,6 +66,7 @@ def only_what_has_a_label_may_change(impl, ids, seed):
         "inputs without a label": word((inputs == ids)[none].all(), "unchanged", "changed"),
         "labels": word((labels == ids)[~none].all(), "-100 or the id that stood there", "others"),
         "ids afterwards": word((given == ids).all(), "unchanged", "changed"),
+        "ids after writing into the results": word(all((left == ids).all() for left in mine.values()), "unchanged", "changed"),
     }
 
 
@@ -75,6 +85,12 @@ def spread(counts, n, p):
     ratio = float(counts.double().var() / (n * p * (1 - p)))
     near = abs(ratio - 1) <= 6 * ((2 + 1 / (n * p * (1 - p))) / len(counts)) ** 0.5  # of independent draws, by their fourth moment
     return "as by independent draws" if near else "less than by independent draws" if ratio < 1 else "more than by independent draws"
+
+
+def clumped(happened, p):
+    """In words, whether rows and columns share their fate; that they vary less than chance has it, as with quotas, is no matter."""
+    together = [spread(happened.sum(i), happened.shape[i], p).startswith("more") for i in (0, 1)]
+    return "in whole rows or columns" if any(together) else "here and there"
 
 
 def totals(mask_tokens, ids, rate, seed):
@@ -100,13 +116,15 @@ def each_token_is_chosen_with_the_rate(impl, rate, seed):
 
 @check(points=2, after=labels_are_what_stood_there, rate=choice(1.0, 0.5), seed=seed())
 def eight_of_ten_are_hidden_and_one_is_another(impl, rate, seed):
-    """Of the chosen tokens 80 % become mask_id, 10 % a random id, and 10 % stay what they are."""
+    """Of the chosen tokens 80 % become mask_id, 10 % a random id, and 10 % stay what they are, each token for itself."""
     V, ids = 2000, torch.full((200, 300), 7)
     inputs, labels = impl.mask_tokens(ids, 1, V, [0, 1], rate, beside(impl, generator_from)(seed))
     seen = inputs[labels != -100]
     wanted = {"mask_id": 0.8 + 0.1 / V, "unchanged": 0.1 + 0.1 / V, "other ids": 0.1 - 0.2 / V}
     found = {"mask_id": seen == 1, "unchanged": seen == 7, "other ids": (seen != 1) & (seen != 7)}
-    return {name: share(found[name].double().mean(), wanted[name], max(seen.numel(), 1)) for name in wanted}
+    shares = {name: share(found[name].double().mean(), wanted[name], max(seen.numel(), 1)) for name in wanted}
+    ways = {"mask_id": inputs == 1, "other ids": (inputs != 1) & (inputs != 7)}
+    return shares | {f"{name}, in rows and columns": clumped(way, rate * wanted[name]) for name, way in ways.items()}
 
 
 @check(points=1, after=eight_of_ten_are_hidden_and_one_is_another, V=choice(4, 5), seed=seed())
@@ -115,7 +133,8 @@ def random_ids_come_from_the_whole_vocabulary(impl, V, seed):
     ids = torch.full((200, 500), 2)
     inputs = impl.mask_tokens(ids, 1, V, [0, 1], 1.0, beside(impl, generator_from)(seed))[0]
     extra = {1: 0.8, 2: 0.1}
-    return {f"inputs that are {i}": share((inputs == i).double().mean(), extra.get(i, 0) + 0.1 / V, ids.numel()) for i in range(V)}
+    shares = {f"inputs that are {i}": share((inputs == i).double().mean(), extra.get(i, 0) + 0.1 / V, ids.numel()) for i in range(V)}
+    return shares | {"inputs that are 0, in rows and columns": clumped(inputs == 0, 0.1 / V)}
 
 
 def with_global_seed(function, seed, *args):
@@ -123,6 +142,13 @@ def with_global_seed(function, seed, *args):
     torch.manual_seed(seed)
     inputs, labels = function(*args)
     return inputs, labels, torch.rand(()).item()
+
+
+def second(function, seed, *args):
+    """The second of two calls after the global generator was seeded."""
+    torch.manual_seed(seed)
+    function(*args)
+    return function(*args)
 
 
 @check(points=1, after=labels_are_what_stood_there, ids=indices("6 40", below=500), seed=seed())
@@ -146,6 +172,7 @@ def generator_alone_is_drawn_from(impl, ids, seed):
         "the global generator's next number": word(first[2] == untouched, "as if nothing had been drawn", "moved on"),
         "without a generator, same global seed": same(call(3), call(3)),
         "without a generator, another global seed": same(call(3), call(4)),
+        "without a generator, the next call": same(call(3), beside(impl, second)(impl.mask_tokens, 3, ids, 1, 500, [0, 1], 0.5)),
     }
 
 
@@ -251,7 +278,7 @@ def hidden_is_that_of_bert(impl, ids, segments, V, H, D, N, seed):
 def padding_is_not_attended_to(impl, ids, keep, seed):
     """No real token sees one where keep is False, wherever that stands; what is hidden at real tokens is right, with any ids at padding."""
     keep[:, 0], keep[:, -1], keep[0] = True, False, True
-    model, sharp = built(impl, seed, N=2), built(impl, seed, scales=EMBEDDINGS | {"q_proj": 8.0, "k_proj": 8.0})
+    model, sharp = built(impl, seed, N=2), built(impl, seed, scales=EMBEDDINGS | {"q_proj": 16.0, "k_proj": 16.0})
     both = {"hidden": ids, "hidden, with other ids at padding": torch.where(keep, ids, (ids + 1) % 7)}
     found = {name: model(given, keep=keep)[0].masked_fill(~keep[..., None], 0.0) for name, given in both.items()}
     return found | {"pooled": model(ids, None, keep)[1], "pooled, where scores are large": sharp(ids, None, keep)[1]}
@@ -288,7 +315,11 @@ def head_ends_in_the_token_embedding(impl, ids, V, seed):
     """mlm_logits is mlm_norm(gelu(mlm_transform(hidden))), times the token embedding, plus mlm_bias, for all positions or for some."""
     model = built(impl, seed, V, constant=NOTHING)
     hidden = model(ids)[0]
-    return {"of all positions": model.mlm_logits(hidden), "of some": model.mlm_logits(hidden[:, -1])}
+    return {
+        "of all positions": model.mlm_logits(hidden),
+        "of some": model.mlm_logits(hidden[:, -1]),
+        "of one": model.mlm_logits(hidden[0, 0]),
+    }
 
 
 def loss_and_gradients(model, ids, labels):

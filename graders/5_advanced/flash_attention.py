@@ -232,9 +232,9 @@ def backward_holds_at_extremes(impl, x, level):
 # What it costs.
 
 
-def costs(impl, L, S, block, causal):
-    """What both passes cost for one head of size 2."""
-    x = torch.linspace(-1, 1, 4 * S * 2, dtype=torch.float64).view(4, 1, 1, S, 2)
+def costs(impl, L, S, block, causal, D=2):
+    """What both passes cost for one head of size D."""
+    x = torch.linspace(-1, 1, 4 * S * D, dtype=torch.float64).view(4, 1, 1, S, D)
     dout, q, k, v = x[0, :, :, :L], x[1, :, :, :L], x[2], x[3]
     return {
         "flash_forward": cost(impl.flash_forward, q, k, v, block, causal),
@@ -267,8 +267,24 @@ def no_tensor_holds_all_scores(impl, block):
 )
 def hidden_blocks_are_not_computed(impl, L):
     """With causal, blocks of scores that no query may see cost nothing: with L = S and 3 blocks, at most 4/5 of the operations."""
-    masked, free = costs(impl, L, L, L // 3, True), costs(impl, L, L, L // 3, False)
-    return {f"share of {name}": masked[name]["flops"] / max(free[name]["flops"], 1) for name in masked}
+    found = {}
+    for S, block in ((L, L // 3), (L + L // 2, L // 6)):
+        masked, free = costs(impl, L, S, block, True), costs(impl, L, S, block, False)
+        for name in masked:
+            found[f"share of {name}, {L} queries, {S} keys"] = masked[name]["flops"] / max(free[name]["flops"], 1)
+    return found
+
+
+@check(
+    points=1,
+    after=(forward_is_attention, backward_is_the_gradient),
+    compare=at_most(1.99),
+    block=choice(8, 16),
+)
+def scores_exist_for_one_block_of_keys(impl, block):
+    """Scores exist for at most `block` keys at a time: with 64 keys and L = 2 · block no tensor has 2 · block · L numbers."""
+    L = 2 * block
+    return {name: max(cost["largest_tensor"], L * block) for name, cost in costs(impl, L, 64, block, False, D=1).items()}
 
 
 # Manners.
@@ -292,7 +308,9 @@ def arguments_are_left_alone(impl, dout, q, k, v):
     return {
         "merge_blocks": inputs_after(impl.merge_blocks, *states),
         "flash_forward": inputs_after(impl.flash_forward, q, k, v, 2, True)[:3],
+        "flash_forward, not causal": inputs_after(impl.flash_forward, q, k, v, 2)[:3],
         "flash_backward": inputs_after(impl.flash_backward, dout, q, k, v, out, logsumexp, 2, True)[:6],
+        "flash_backward, not causal": inputs_after(impl.flash_backward, dout, q, k, v, *attended(q, k, v, False), 2)[:6],
         "flash_forward of float32": impl.flash_forward(q32, k32, v32, 2, True),
         "flash_backward of float32": impl.flash_backward(dout32, q32, k32, v32, out32, logsumexp32, 2, True),
     }

@@ -103,7 +103,13 @@ def features_of(features, dim, number, seed):
     return made, bool((torch.get_rng_state() == before).all())
 
 
-@check(points=1, sizes={"D": (2, 3, 5), "R": (2, 7, 8)}, D=size("D"), R=size("R"), seed=seed())
+def two_of(features, dim, number, seed):
+    """Features, and others after them from the same generator."""
+    generator = torch.Generator().manual_seed(seed)
+    return [features(dim, number, generator) for _ in range(2)]
+
+
+@check(points=1, sizes={"D": (2, 1, 5), "R": (2, 7, 8)}, D=size("D"), R=size("R"), seed=seed())
 def features_are_orthogonal_in_blocks(impl, D, R, seed):
     """orthogonal_features gives (R, D): each D rows, and the rows that are left over, are orthogonal to each other."""
     w, _ = beside(impl, features_of)(impl.orthogonal_features, D, R, seed)
@@ -123,6 +129,7 @@ def features_are_orthogonal_in_blocks(impl, D, R, seed):
         "mean of last rows": torch.zeros(4, dtype=torch.float64),
         "mean outer product of first rows, unit, times 4": torch.eye(4, dtype=torch.float64),
         "mean outer product of last rows, unit, times 4": torch.eye(4, dtype=torch.float64),
+        "few rows of 64 blocks lie along another": True,
     },
     compare=close(rtol=0.4, atol=0.23),  # five standard errors and more
     seed=seed(),
@@ -139,6 +146,7 @@ def features_are_distributed_as_gaussian_vectors(impl, seed):
         "mean of last rows": w.double()[3::4].mean(0),
         "mean outer product of first rows, unit, times 4": unit[::4].mT @ unit[::4] / 128,
         "mean outer product of last rows, unit, times 4": unit[3::4].mT @ unit[3::4] / 128,
+        "few rows of 64 blocks lie along another": int(((unit[:256] @ unit[:256].mT).abs() > 0.999).sum()) < 256 + 40,
     }
 
 
@@ -149,6 +157,7 @@ def features_are_distributed_as_gaussian_vectors(impl, seed):
         "same seed, same features": True,
         "another seed, other directions": True,
         "another seed, other norms": True,
+        "same generator again, others": True,
         "global generator left alone": True,
     },
     seed=seed(),
@@ -157,11 +166,13 @@ def features_come_from_their_generator(impl, seed):
     """All randomness of orthogonal_features comes from the generator that is passed: the same seed gives the same, and only that."""
     runs = [beside(impl, features_of)(impl.orthogonal_features, 3, 5, each) for each in (seed, seed, seed + 1)]
     (first, _), (again, _), (other, _) = runs
+    one, two = beside(impl, two_of)(impl.orthogonal_features, 3, 5, seed)
     unit = torch.nn.functional.normalize
     return {
         "same seed, same features": bool((first == again).all()),
         "another seed, other directions": not bool((unit(first) - unit(other)).abs().max() < 1e-3),
         "another seed, other norms": not bool((first.norm(dim=-1) - other.norm(dim=-1)).abs().max() < 1e-3),
+        "same generator again, others": bool((one != two).all()),
         "global generator left alone": all(alone for _, alone in runs),
     }
 
@@ -207,7 +218,23 @@ def performer_can_be_causal(impl, q, k, v, projection):
 def tiny_features_do_not_spoil_the_quotient(impl, q, k, v, projection):
     """Where |x|² is several thousand, all features of a token underflow; scaled by factors that cancel they give the right quotient."""
     k = torch.cat([k[:1] / 10, k[1:]])  # features of one sequence are far larger than those of another
+    k = torch.cat([k[:, :1], k[:, 1:] * 2], dim=1)  # and those of one head than those of another
     return impl.performer_attention(q, k, v, projection)
+
+
+@check(
+    points=1,
+    after=(performer_can_be_causal, tiny_features_do_not_spoil_the_quotient),
+    compare=close(rtol=1e-3, atol=1e-3),  # what float32 may round where exponents are -1000
+    sizes={"B": (1, 2), "H": (1, 2), "L": (1, 3, 5), "D": (4, 5), "V": (2,), "R": (3, 5)},
+    q=normal("B H L D", scale=40.0),
+    k=normal("B H L D", scale=0.03, mean=30.0),
+    v=normal("B H L V"),
+    projection=normal("R D", scale=0.1),
+)
+def causal_features_may_be_tiny_too(impl, q, k, v, projection):
+    """With causal too, where exponents of all keys are about -1000 and no two further apart than 50, the quotients are right."""
+    return impl.performer_attention(q, k, v, projection, causal=True)
 
 
 @check(
@@ -249,7 +276,9 @@ def gradients_are_right(impl, q, k, v, far, seed):
     return {
         "linear_attention": gradients(impl.linear_attention, q, k, v, seed=seed)["inputs"],
         "linear_attention, large keys": gradients(impl.linear_attention, q, far, v, seed=seed)["inputs"],
+        "linear_attention, large queries": gradients(impl.linear_attention, far, k, v, seed=seed)["inputs"],
         "causal_linear_attention": gradients(impl.causal_linear_attention, q, k, v, seed=seed)["inputs"],
+        "causal_linear_attention, both large": gradients(impl.causal_linear_attention, far, far, v, seed=seed)["inputs"],
     }
 
 
@@ -273,19 +302,22 @@ def performers_gradients_are_right(impl, q, k, v, projection, seed):
 
 @check(
     points=1,
-    after=causal_sums_run_to_the_token_itself,
+    after=(causal_sums_run_to_the_token_itself, performer_uses_positive_features),
     sizes=FEW | {"L": (3,)},
     q=normal("B H L D"),
     k=normal("B H L D"),
     v=normal("B H L V"),
 )
 def inputs_are_left_alone(impl, q, k, v):
-    """q, k and v are the same after the call as before it, and float32 in gives float32 out."""
-    x, half = (q, k, v), (q.float(), k.float(), v.float())
-    functions = {"linear_attention": impl.linear_attention, "causal_linear_attention": impl.causal_linear_attention}
+    """Arguments are the same after the call as before it, and float32 in gives float32 out."""
+    functions = {
+        "linear_attention": (impl.linear_attention, (q, k, v)),
+        "causal_linear_attention": (impl.causal_linear_attention, (q, k, v)),
+        "performer_attention": (impl.performer_attention, (q, k, v, torch.eye(q.shape[-1]).double())),
+    }
     return {
-        name: {"inputs afterwards": inputs_after(function, *x), "dtype from float32": function(*half).dtype}
-        for name, function in functions.items()
+        name: {"inputs afterwards": inputs_after(function, *x), "dtype from float32": function(*(each.float() for each in x)).dtype}
+        for name, (function, x) in functions.items()
     }
 
 

@@ -11,6 +11,7 @@ from torch import nn
 from kata.grading import (
     at_most,
     beside,
+    built_in,
     check,
     choice,
     close,
@@ -280,7 +281,7 @@ def inputs_are_left_alone(impl, qk, v, rotations, chunk):
 # The reversible block.
 
 
-def block_of(ReversibleBlock, M, seed, noise=0.0, same=False, special=False):
+def block_of(ReversibleBlock, M, seed, noise=0.0, same=False, special=False, share=False):
     """A block of two small networks that are wider inside; `special` ones have parameters that are frozen or unused."""
 
     class Network(nn.Module):
@@ -302,8 +303,10 @@ def block_of(ReversibleBlock, M, seed, noise=0.0, same=False, special=False):
             return torch.tanh(x @ self.up) @ self.down
 
     generator = torch.Generator().manual_seed(seed)
-    f = Network()
-    return ReversibleBlock(f, f if same else Network())
+    f, g = Network(), Network()
+    if share:
+        g.up = f.up
+    return ReversibleBlock(f, f if same else g)
 
 
 BLOCK = {"B": (1, 2), "L": (2, 3), "M": (1, 2, 3)}
@@ -333,19 +336,21 @@ def inverse_finds_the_inputs(impl, y1, y2, width, seed):
     return {"x1": x1, "x2": x2}
 
 
-def learnt(block, x1, x2, weights, calls=1, before=0.0, given=True):
+def learnt(block, x1, x2, weights, calls=1, before=0.0, needed=("x1", "x2"), added=False):
     """Gradients after backward() of a sum of the outputs with these weights; the block is called on its own outputs again."""
-    leaves = [x.clone().requires_grad_(given) for x in (x1, x2)]
+    leaves = {name: x.clone().requires_grad_(name in needed) for name, x in (("x1", x1), ("x2", x2))}
     named = dict(block.named_parameters())
     if before:
         for param in named.values():
             param.grad = torch.full_like(param, before)
-    y1, y2 = leaves
+    y1, y2 = leaves.values()
     for _ in range(calls):
         y1, y2 = block(y1, y2)
+    if added:
+        y1, y2 = y1 + y2, y1
     sum((w * y).sum() for w, y in zip(weights, (y1, y2), strict=True) if w is not None).backward()
-    leaves = {"x1": leaves[0], "x2": leaves[1]} if given else {}
-    return {name: torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for name, leaf in {**leaves, **named}.items()}
+    wanted = named | {name: leaves[name] for name in needed}
+    return {name: torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for name, leaf in wanted.items()}
 
 
 @check(
@@ -417,12 +422,13 @@ def only_outputs_are_kept(impl, width, seed):
     seed=seed(),
 )
 def gradients_are_added(impl, x, weights, width, seed):
-    """Gradients are added: to those that are there, over several calls of one block, and over f and g if they are the same module."""
+    """Gradients are added: to those that are there, over several calls of one block, and over f and g where these share parameters."""
     make, learn = beside(impl, block_of), beside(impl, learnt)
     return {
         "gradients of 1 before": learn(make(impl.ReversibleBlock, width, seed), x[0], x[1], list(weights), before=1.0),
         "called twice in a row": learn(make(impl.ReversibleBlock, width, seed), x[0], x[1], list(weights), calls=2),
         "f is g": learn(make(impl.ReversibleBlock, width, seed, same=True), x[0], x[1], list(weights)),
+        "f and g share one of two": learn(make(impl.ReversibleBlock, width, seed, share=True), x[0], x[1], list(weights)),
     }
 
 
@@ -436,10 +442,16 @@ def gradients_are_added(impl, x, weights, width, seed):
     seed=seed(),
 )
 def gradients_come_in_every_case(impl, x, weights, width, seed):
-    """Parameters get gradients if x1 and x2 need none, if others are frozen or unused, and if only y1 or only y2 is used."""
+    """Gradients come if x1 or x2 need none, if parameters are frozen, unused or none, and if one of y1 and y2 is used, or their sum."""
     make, learn = beside(impl, block_of), beside(impl, learnt)
+    identity, tanh = built_in(impl, "Identity"), built_in(impl, "Tanh")
     return {
-        "inputs that need no gradient": learn(make(impl.ReversibleBlock, width, seed), x[0], x[1], list(weights), given=False),
+        "inputs that need no gradient": learn(make(impl.ReversibleBlock, width, seed), x[0], x[1], list(weights), needed=[]),
+        "x1 that needs no gradient": learn(make(impl.ReversibleBlock, width, seed), x[0], x[1], list(weights), needed=["x2"]),
+        "x2 that needs no gradient": learn(make(impl.ReversibleBlock, width, seed), x[0], x[1], list(weights), needed=["x1"]),
+        "no parameters, f Identity, g Tanh": learn(impl.ReversibleBlock(identity, tanh), x[0], x[1], list(weights)),
+        "no parameters, f Tanh, g Identity": learn(impl.ReversibleBlock(tanh, identity), x[0], x[1], list(weights)),
+        "y1 + y2 is used": learn(make(impl.ReversibleBlock, width, seed), x[0], x[1], [weights[0], None], added=True),
         "frozen and unused parameters": learn(make(impl.ReversibleBlock, width, seed, special=True), x[0], x[1], list(weights)),
         "only y1 is used": learn(make(impl.ReversibleBlock, width, seed), x[0], x[1], [weights[0], None]),
         "only y2 is used": learn(make(impl.ReversibleBlock, width, seed), x[0], x[1], [None, weights[1]]),

@@ -102,6 +102,14 @@ def mask_of(bigbird_mask, seed, *sizes):
     return mask, bool((torch.get_rng_state() == before).all())
 
 
+def two_masks(bigbird_mask, seed, from_global, *sizes):
+    """Two masks, one after the other, from one generator or from the global one."""
+    generator = None if from_global else torch.Generator().manual_seed(seed)
+    if from_global:
+        torch.manual_seed(seed)
+    return [bigbird_mask(*sizes, generator=generator) for _ in range(2)]
+
+
 @check(
     points=2,
     after=window_and_global_blocks_are_exact,
@@ -131,8 +139,10 @@ def random_blocks_are_as_many_as_asked(impl, block, window, num_global, num_rand
     wanted={
         "same seed, same mask": True,
         "another seed, another mask": True,
+        "same generator again, another mask": True,
         "global generator left alone": True,
-        "without a generator": True,
+        "without a generator, same global seed, same mask": True,
+        "without a generator, another call, another mask": True,
     },
     seed=seed(),
 )
@@ -140,12 +150,15 @@ def random_blocks_come_from_the_generator(impl, seed):
     """All randomness comes from the generator that is passed; without one, from PyTorch's global generator."""
     runs = [beside(impl, mask_of)(impl.bigbird_mask, each, 60, 1, 3, 1, 3) for each in (seed, seed, seed + 1)]
     (first, _), (again, _), (other, _) = runs
-    free = [impl.bigbird_mask(60, 1, 3, 1, 3) for _ in range(2)]
+    one, two = beside(impl, two_masks)(impl.bigbird_mask, seed, False, 60, 1, 3, 1, 3)
+    free = [beside(impl, two_masks)(impl.bigbird_mask, seed, True, 60, 1, 3, 1, 3) for _ in range(2)]
     return {
         "same seed, same mask": bool((first == again).all()),
         "another seed, another mask": bool((first != other).any()),
+        "same generator again, another mask": bool((one != two).any()),
         "global generator left alone": all(alone for _, alone in runs),
-        "without a generator": bool((free[0] != free[1]).any()),
+        "without a generator, same global seed, same mask": bool((free[0][0] == free[1][0]).all()),
+        "without a generator, another call, another mask": bool((free[0][0] != free[0][1]).any()),
     }
 
 
@@ -158,6 +171,7 @@ def random_blocks_come_from_the_generator(impl, seed):
         "even places among them": True,
         "seen by one block most": True,
         "mean distance": True,
+        "blocks that draw each other": True,
     },
     seed=seed(),
 )
@@ -173,14 +187,15 @@ def random_blocks_are_spread_evenly(impl, seed):
         "later blocks among them": 0.35 < (columns > rows).double().mean().item() < 0.65,
         "even places among them": 0.35 < (columns % 2 == 0).double().mean().item() < 0.65,
         "seen by one block most": int(drawn.sum(0).max()) < 20,
+        "blocks that draw each other": int((drawn & drawn.mT).sum()) < 48,
         "mean distance": 26 < (place[rows] - place[columns]).abs().double().mean().item() < 42,
     }
 
 
 @check(points=1, after=window_and_global_blocks_are_exact, L=choice(7, 9, 10), draws=2)
 def uneven_lengths_are_refused(impl, L):
-    """bigbird_mask raises ValueError if L is not divisible by block."""
-    return failure(impl.bigbird_mask, L, 4, 1, 1, 1)[0]
+    """bigbird_mask raises ValueError if L is not divisible by block, also if block is larger than L."""
+    return {f"{L} tokens, blocks of {block}": failure(impl.bigbird_mask, L, block, 1, 1, 1)[0] for block in (4, L + 1)}
 
 
 # Blocks in any layout.

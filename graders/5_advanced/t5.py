@@ -3,6 +3,7 @@
 import torch
 
 from kata.grading import (
+    beside,
     booleans,
     check,
     choice,
@@ -116,9 +117,21 @@ def bias_is_looked_up_by_distance(impl, H, L, S, seed):
     seed=seed(),
 )
 def first_query_stands_at_the_offset(impl, L, n, seed):
-    """With an offset the queries stand that many tokens later, the keys still from 0 on: the last rows of the bias for all tokens."""
+    """With an offset the queries stand that many tokens later, the keys still from 0 on: the last rows of the bias for all tokens.
+
+    (One module is asked again and again, and at the end with other weights.)
+    """
     biases = {"both ways": bias_of(impl, 2, seed), "one way": bias_of(impl, 2, seed, bidirectional=False)}
-    return {name: {"without": bias(L + n, L + n)[..., n:, :], "with an offset": bias(L, L + n, offset=n)} for name, bias in biases.items()}
+    found = {}
+    for name, bias in biases.items():
+        found[name] = {
+            "without": bias(L + n, L + n)[..., n:, :],
+            "with an offset": bias(L, L + n, offset=n),
+            "as many without": bias(L, L + n),
+            "far behind all keys": bias(L, 2, 600),
+            "other weights": with_weights(bias, seed + 1)(L, L + n, n),
+        }
+    return found
 
 
 # Attention.
@@ -253,12 +266,13 @@ def encoder_block_is_that_of_t5(impl, x, bias, mask, H, D, seed):
     x=normal("B L M"),
     memory=normal("B S M", scale=2.0),
     bias=normal("1 H L L"),
+    mask=booleans("B 1 L L", some=True),
     memory_mask=booleans("B 1 1 S", some=True),
     H=size("H"),
     D=size("D"),
     seed=seed(),
 )
-def decoder_block_is_that_of_t5(impl, x, memory, bias, memory_mask, H, D, seed):
+def decoder_block_is_that_of_t5(impl, x, memory, bias, mask, memory_mask, H, D, seed):
     """A decoder's block attends to the memory between the two, by cross_norm and cross_attn, with memory_mask and without the bias."""
     M, L = x.shape[-1], x.shape[1]
     layer, causal = block(impl, M, H, D, seed, decoder=True), torch.ones(L, L, dtype=torch.bool).tril()
@@ -268,6 +282,7 @@ def decoder_block_is_that_of_t5(impl, x, memory, bias, memory_mask, H, D, seed):
         "cross-attention, tiny x": cross(1e-3 * x, memory=memory),
         "all": layer(x, bias, causal, memory),
         "all, with memory_mask": layer(x, bias, causal, memory=memory, memory_mask=memory_mask),
+        "all, with a mask that is not causal": layer(x, bias, mask, memory, memory_mask),
     }
 
 
@@ -314,17 +329,28 @@ def spans_are_cut_and_asked_for(impl, ids, at, first):
     return {"one span": cut(impl, text, spans[:1], first), "three spans": cut(impl, text, spans, first)}
 
 
-@check(points=1, after=spans_are_cut_and_asked_for, ids=indices("12", below=90))
+def without_spans(corrupt_spans, ids):
+    """What comes back if nothing is cut, and the ids after both lists were emptied."""
+    inputs, targets = corrupt_spans(ids, [], 99)
+    found = list(inputs), list(targets)
+    inputs.clear(), targets.clear()
+    return *found, ids
+
+
+@check(points=1, after=spans_are_cut_and_asked_for, ids=indices("12", below=3))
 def spans_lie_anywhere(impl, ids):
-    """Spans may touch each other and the ends of the text, or be the whole of it; without any there is only the last sentinel to write."""
+    """Spans may touch each other and the ends of the text, or be the whole of it; without any there is only the last sentinel to write.
+
+    (Both lists are new: ids stay what they are when these are emptied.)
+    """
     text = ids.tolist()
     cases = {
         "two that touch": [(2, 3), (5, 1)],
         "at both ends": [(0, 1), (10, 2)],
         "all of the text": [(0, 12)],
-        "none": [],
     }
-    return {name: cut(impl, text, spans, 99) for name, spans in cases.items()}
+    none = dict(zip(("inputs", "targets", "ids afterwards"), beside(impl, without_spans)(impl.corrupt_spans, text), strict=True))
+    return {name: cut(impl, text, spans, 99) for name, spans in cases.items()} | {"none": none}
 
 
 @check(points=1, after=spans_are_cut_and_asked_for, ids=indices("12", below=90), at=index(3, start=1))
