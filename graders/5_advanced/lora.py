@@ -128,10 +128,10 @@ def sums(LoRALinear, dropout):
         base.weight.fill_(100.0)
         layer.A.fill_(1.0)
         layer.B.fill_(1.0)
-    x = (2.0 ** torch.arange(6)).repeat(200, 1).requires_grad_()
+    x = (2.0 ** torch.arange(6)).repeat(20, 10, 1).requires_grad_()
     trained, evaluated = layer.train()(x), layer.eval()(x)
     slopes = torch.autograd.grad(trained.sum(), x)[0] - 100
-    return [each.detach() / 2 for each in (trained - base(x), (slopes * x).sum(-1, keepdim=True), evaluated - base(x))]
+    return [each.detach().flatten(0, 1) / 2 for each in (trained - base(x), (slopes * x).sum(-1, keepdim=True), evaluated - base(x))]
 
 
 @check(points=1, after=update_is_added_and_scaled, dropout=choice(0.25, 0.5), draws=2)
@@ -216,11 +216,20 @@ def merging_twice_changes_nothing(impl, x, O, seed):
 
 @check(points=1, after=merging_folds_the_update_in, sizes=ONE | {"N": (2,)}, x=normal("N I"), O=size("O"), seed=seed())
 def merged_layer_drops_nothing(impl, x, O, seed):
-    """While it is merged, forward is base(x) in training as in evaluation: there is no dropout, also with dropout=0.5."""
+    """While it is merged, forward is base(x) in training as in evaluation: there is no dropout, also with dropout=0.5.
+
+    (train() and eval() neither merge nor unmerge.)
+    """
     layer = layer_for(impl, x, O, 2, 3.0, seed, dropout=0.5)
     layer.train()
     layer.merge()
-    return {"merged, in training": layer(x), "trainable": beside(impl, trainable)(layer)}
+    found = {"merged, in training": layer(x), "trainable": beside(impl, trainable)(layer)}
+    layer.eval()
+    layer.train()
+    found["merged, in training again"] = seen(layer, x)
+    layer.unmerge()
+    layer.eval()
+    return found | {"unmerged, in evaluation": seen(layer, x)}
 
 
 # The model.
