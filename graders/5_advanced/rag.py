@@ -10,8 +10,8 @@ FEW = {"N": (1, 2, 4), "L": (1, 3, 5), "V": (2, 3, 5), "Q": (2, 4)}
 
 
 def words(ids):
-    """Tokens that are strings."""
-    return [f"w{i}" for i in ids.tolist()]
+    """Tokens that are strings, w0 and W0 being two."""
+    return ["wW"[i % 2] + str(i // 2) for i in ids.tolist()]
 
 
 # Chunks.
@@ -95,7 +95,7 @@ def query_terms_add_up(impl, documents, full, query):
     """
     documents, query = [row[keep] for row, keep in zip(documents, full, strict=True)], [*query, query[0]]
     numbers = [row.tolist() for row in documents], [*map(int, query), -1]
-    strings = list(map(words, documents)), [f"w{i}" for i in map(int, query)] + ["unknown"]
+    strings = list(map(words, documents)), [*words(torch.stack(query)), "unknown"]
     return {
         "integers": scores_of(impl, *numbers),
         "strings": scores_of(impl, *strings, k1=0.9, b=0.4),
@@ -341,6 +341,7 @@ def question_is_never_cut(impl, missing):
     least = by_words(impl.build_prompt(QUESTION, [], 1000, count))
     return {
         "too few": failure(impl.build_prompt, QUESTION, PASSAGES, least - missing, count)[0],
+        "too few, and no passages": failure(impl.build_prompt, QUESTION, [], least - missing, count)[0],
         "just enough": impl.build_prompt(QUESTION, PASSAGES, least, count),
     }
 
