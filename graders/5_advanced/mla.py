@@ -158,8 +158,14 @@ def cuts_change_nothing(impl, first, second, third, H, D, C, R, seed):
     **DIMS,
 )
 def absorbed_equals_forward(impl, x, H, D, C, R, seed):
-    """absorbed gives the output and the cache that forward gives, for a whole sequence too."""
-    return in_turn(attention(impl, x, H, D, C, R, seed), None, [("absorbed", x)])
+    """absorbed gives the output and the cache that forward gives, for a whole sequence too, and however large the scores are.
+
+    (Those are large where q_proj is multiplied by 3000; k_rope is zero there.)
+    """
+    seen = in_turn(attention(impl, x, H, D, C, R, seed), None, [("absorbed", x)])
+    large = attention(impl, x, H, D, C, R, seed, k_rope=0.0)
+    with_weights(large, seed, x.dtype, {"k_rope": 0.0}, {"q_proj.weight": 3000.0})
+    return seen | {"large scores": large.absorbed(x)[0]}
 
 
 @check(
