@@ -271,6 +271,7 @@ def contents(layer, x):
     from torch.utils._pytree import tree_leaves
 
     layer(x)
+    layer.eval()(x)
     bias, size = layer.bias, layer.weight.numel()
     inside = tree_leaves(vars(layer))
     inside += [each for other in inside if isinstance(other, nn.Module) for each in other.parameters()]
@@ -340,7 +341,8 @@ def afterwards(Int8Linear, weight, bias):
     linear = nn.Linear(weight.shape[1], len(weight))
     linear.load_state_dict({"weight": weight, "bias": bias})
     Int8Linear(linear)
-    return {"weight": linear.weight, "bias": linear.bias}
+    still_learns = [name for name, parameter in linear.named_parameters() if parameter.requires_grad]
+    return {"weight": linear.weight, "bias": linear.bias, "requires_grad": still_learns}
 
 
 @check(
