@@ -58,8 +58,8 @@ class LatentAttention(nn.Module):
         key         channels h·D up to (h + 1)·D of k_up(latent), and behind
                     them the rotary key: D + R in all;
         value       channels h·D up to (h + 1)·D of v_up(latent);
-        weights     softmax of query · key / √(D + R) over the token itself and
-                    all tokens before it.
+        weights     softmax of query · key / √(D + R), of any magnitude, over the
+                    token itself and all tokens before it.
     out_proj takes the weighted values of all heads, head 0 first. Positions
     count from 0 at the first token of the sequence; rotations are those of
     `rotate`, whose angles are float32 or wider in half precision too.

@@ -68,7 +68,7 @@ def update_starts_at_zero(impl, x, O, r):
     return {"B": layer.B, "A": next((kind for kind, is_so in kinds.items() if is_so), "random"), "output": layer(x.float())}
 
 
-@check(points=2, sizes=SIZES, x=normal("N L I"), O=size("O"), r=size("R"), alpha=choice(1.0, 3.0, 16.0), seed=seed())
+@check(points=2, sizes=SIZES, x=normal("N L I"), O=size("O"), r=size("R"), alpha=choice(0.5, 3.0, 16.0), seed=seed())
 def update_is_added_and_scaled(impl, x, O, r, alpha, seed):
     """forward is base(x) + alpha / r · x Aᵀ Bᵀ, with the base's bias, for x with any number of axes before the last."""
     layer = layer_for(impl, x, O, r, alpha, seed)
@@ -97,17 +97,20 @@ def gradients_reach_the_update_alone(impl, x, O, r, seed):
     return gradients(layer_for(impl, x, O, r, 3.0, seed), x, seed=seed)
 
 
-@check(points=1, after=parameters_have_their_shapes, r=choice(0, -1), draws=4)
-def rank_below_one_is_refused(impl, r):
+@check(points=1, after=parameters_have_their_shapes)
+def rank_below_one_is_refused(impl):
     """A rank less than 1 raises ValueError."""
-    return failure(impl.LoRALinear, built_in(impl, "Linear", 4, 3), r, 1.0)[0]
+    return {f"r = {r}": failure(impl.LoRALinear, built_in(impl, "Linear", 4, 3), r, 1.0)[0] for r in (0, -1)}
 
 
-@check(points=1, after=update_starts_at_zero, dtype=choice(torch.float64, torch.bfloat16), draws=3)
-def update_has_the_dtype_of_the_base(impl, dtype):
+@check(points=1, after=update_starts_at_zero)
+def update_has_the_dtype_of_the_base(impl):
     """A and B are made in the dtype of the base's weight, and so is the output."""
-    layer = impl.LoRALinear(with_weights(built_in(impl, "Linear", 4, 3), 1, dtype), 2, 1.0)
-    return {"A · 0": layer.A * 0, "B": layer.B, "output": layer(torch.ones(2, 4, dtype=dtype))}
+    seen = {}
+    for name, dtype in {"float64": torch.float64, "bfloat16": torch.bfloat16}.items():
+        layer = impl.LoRALinear(with_weights(built_in(impl, "Linear", 4, 3), 1, dtype), 2, 1.0)
+        seen[name] = {"A · 0": layer.A * 0, "B": layer.B, "output": layer(torch.ones(2, 4, dtype=dtype))}
+    return seen
 
 
 @check(points=1, after=update_is_added_and_scaled, compare=at_most(1.25, least=0.9), M=choice(32))
@@ -118,16 +121,17 @@ def update_costs_little(impl, M):
 
 
 def sums(LoRALinear, dropout):
-    """For 1, 2, 4 … 32 as the input: what the update lets through of it, in training, and in evaluation."""
+    """For 1, 2, 4 … 32 as the input: what the update lets through of it, in training, by its gradient, and in evaluation."""
     base = nn.Linear(6, 1, bias=False)
     layer = LoRALinear(base, 1, 2.0, dropout)
     with torch.no_grad():
         base.weight.fill_(100.0)
         layer.A.fill_(1.0)
         layer.B.fill_(1.0)
-        x = 2.0 ** torch.arange(6).expand(200, 6)
-        trained, evaluated = layer.train()(x), layer.eval()(x)
-    return (trained - base(x).detach()) / 2, (evaluated - base(x).detach()) / 2
+    x = (2.0 ** torch.arange(6)).repeat(20, 10, 1).requires_grad_()
+    trained, evaluated = layer.train()(x), layer.eval()(x)
+    slopes = torch.autograd.grad(trained.sum(), x)[0] - 100
+    return [each.detach().flatten(0, 1) / 2 for each in (trained - base(x), (slopes * x).sum(-1, keepdim=True), evaluated - base(x))]
 
 
 @check(points=1, after=update_is_added_and_scaled, dropout=choice(0.25, 0.5), draws=2)
@@ -136,7 +140,7 @@ def dropout_is_for_the_updates_input(impl, dropout):
 
     (The input is 1, 2, 4, 8, 16, 32, and A and B are ones, so the sum tells which of them were kept.)
     """
-    trained, evaluated = beside(impl, sums)(impl.LoRALinear, dropout)
+    trained, by_gradient, evaluated = beside(impl, sums)(impl.LoRALinear, dropout)
     kept = trained[:, 0].double() * (1 - dropout)
     whole = bool(((kept - kept.round()).abs() < 0.01).all() and (kept > -0.01).all() and (kept < 63.01).all())
     share = (kept.round().long().clamp(0, 63)[:, None] >> torch.arange(6) & 1).double().mean(0)
@@ -144,6 +148,9 @@ def dropout_is_for_the_updates_input(impl, dropout):
         "kept numbers are divided by 1 - dropout": whole,
         "each is dropped by itself": kept.unique().numel() > 16,
         "share of dropped numbers": "dropout" if bool(((1 - share) - dropout).abs().max() < 0.2) else "another",
+        "gradient": "through the kept numbers"
+        if bool(((by_gradient - trained).abs() < 0.05).all())
+        else "not through the kept numbers alone",
         "update in evaluation": evaluated[0],
     }
 
@@ -168,7 +175,7 @@ def dropout_of_everything_leaves_the_base(impl, x, O, seed):
     x=normal("N I"),
     O=size("O"),
     r=size("R"),
-    alpha=choice(1.0, 3.0, 16.0),
+    alpha=choice(0.5, 3.0, 16.0),
     seed=seed(),
 )
 def merging_folds_the_update_in(impl, x, O, r, alpha, seed):
@@ -209,11 +216,20 @@ def merging_twice_changes_nothing(impl, x, O, seed):
 
 @check(points=1, after=merging_folds_the_update_in, sizes=ONE | {"N": (2,)}, x=normal("N I"), O=size("O"), seed=seed())
 def merged_layer_drops_nothing(impl, x, O, seed):
-    """While it is merged, forward is base(x) in training as in evaluation: there is no dropout, also with dropout=0.5."""
+    """While it is merged, forward is base(x) in training as in evaluation: there is no dropout, also with dropout=0.5.
+
+    (train() and eval() neither merge nor unmerge.)
+    """
     layer = layer_for(impl, x, O, 2, 3.0, seed, dropout=0.5)
     layer.train()
     layer.merge()
-    return {"merged, in training": layer(x), "trainable": beside(impl, trainable)(layer)}
+    found = {"merged, in training": layer(x), "trainable": beside(impl, trainable)(layer)}
+    layer.eval()
+    layer.train()
+    found["merged, in training again"] = seen(layer, x)
+    layer.unmerge()
+    layer.eval()
+    return found | {"unmerged, in evaluation": seen(layer, x)}
 
 
 # The model.
@@ -238,18 +254,19 @@ def toy(D):
             super().__init__()
             self.blocks = nn.ModuleList([Block(), Block()])
             self.mlp = nn.Sequential(nn.Linear(D, 3), nn.Tanh(), nn.Linear(3, D))
-            self.B = nn.Parameter(torch.zeros(D))
+            self.A, self.B = nn.Parameter(torch.ones(D)), nn.Parameter(torch.zeros(D))  # as a LoRALinear, which this is not
             self.lm_head = nn.Linear(D, 5)
 
         def forward(self, x):
             for block in self.blocks:
                 x = block(x)
-            return self.lm_head(x + self.mlp(x) + self.B)
+            return self.lm_head(self.A * x + self.mlp(x) + self.B)
 
     return Toy()
 
 
-NAMES = choice(["q_proj"], ["proj", "0"], ["lm_head", "q_proj"], ["2", "not_there"])
+CASES = ["q_proj"], ["proj", "0"], ["lm_head", "q_proj"], ["2", "not_there", "norm"]
+NAMES = choice(*CASES)
 
 
 def adapted(impl, D, names, r=2, alpha=3.0):
@@ -258,13 +275,13 @@ def adapted(impl, D, names, r=2, alpha=3.0):
     return model, impl.add_lora(model, names, r, alpha)
 
 
-@check(points=2, after=parameters_have_their_shapes, names=NAMES, draws=4)
-def layers_are_chosen_by_name(impl, names):
-    """add_lora replaces every nn.Linear that its parent holds under one of the names, anywhere in the tree, and no other.
+@check(points=2, after=parameters_have_their_shapes)
+def layers_are_chosen_by_name(impl):
+    """add_lora replaces every nn.Linear that its parent holds under one of the names, anywhere in the tree, and nothing else.
 
     The name is to be equal: "proj" is not "q_proj".
     """
-    return parameters(adapted(impl, 4, names)[0])
+    return {f"names {names}": parameters(adapted(impl, 4, names)[0]) for names in CASES}
 
 
 @check(points=1, after=layers_are_chosen_by_name, names=NAMES, r=choice(1, 3), draws=4)
@@ -291,12 +308,15 @@ def model_is_adapted_with_r_and_alpha(impl, x, names, seed):
     return found | {"with some A and B": with_weights(model, seed)(x)}
 
 
-@check(points=1, after=all_else_is_frozen, names=choice(["k_proj"], ["lm", "proj_"], ["blocks", "norm"], ["blocks.0.proj"]), draws=4)
-def no_choice_is_refused(impl, names):
+@check(points=1, after=all_else_is_frozen)
+def no_choice_is_refused(impl):
     """If no nn.Linear has one of the names, add_lora raises ValueError and leaves the model as it was: nothing is frozen."""
-    model = beside(impl, toy)(4)
-    kind = failure(impl.add_lora, model, names, 2, 3.0)[0]
-    return {"raised": kind, "trainable afterwards": beside(impl, trainable)(model)}
+    seen = {}
+    for names in (["k_proj"], ["lm", "proj_"], ["blocks", "norm"], ["blocks.0.proj"]):
+        model = beside(impl, toy)(4)
+        kind = failure(impl.add_lora, model, names, 2, 3.0)[0]
+        seen[f"names {names}"] = {"raised": kind, "trainable afterwards": beside(impl, trainable)(model)}
+    return seen
 
 
 @check(points=1, after=all_else_is_frozen, r=choice(1, 3))

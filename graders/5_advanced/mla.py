@@ -105,8 +105,14 @@ def future_is_not_seen(impl, x, other, H, D, C, R, seed):
 
 @check(points=1, after=lone_token_gets_its_own_value, compare=NEAR, sizes=FEW | {"L": (2, 3)}, x=normal("B L M"), **DIMS)
 def contents_meet(impl, x, H, D, C, R, seed):
-    """If all rotary keys were zero, a score would be the query's content part times k_up(latent), head by head, over √(D + R)."""
-    return {"output": attention(impl, x, H, D, C, R, seed, k_rope=0.0)(x)[0]}
+    """If all rotary keys were zero, a score would be the query's content part times k_up(latent), head by head, over √(D + R).
+
+    (However large the scores are: with q_proj times 3000, too.)
+    """
+    layer = attention(impl, x, H, D, C, R, seed, k_rope=0.0)
+    seen = {"output": layer(x)[0]}
+    large = with_weights(layer, seed, x.dtype, {"k_rope": 0.0}, {"q_proj.weight": 3000.0})
+    return seen | {"output, large scores": large(x)[0]}
 
 
 @check(points=1, after=lone_token_gets_its_own_value, compare=NEAR, sizes=FEW | {"L": (2, 3)}, x=normal("B L M"), **DIMS)
@@ -152,8 +158,14 @@ def cuts_change_nothing(impl, first, second, third, H, D, C, R, seed):
     **DIMS,
 )
 def absorbed_equals_forward(impl, x, H, D, C, R, seed):
-    """absorbed gives the output and the cache that forward gives, for a whole sequence too."""
-    return in_turn(attention(impl, x, H, D, C, R, seed), None, [("absorbed", x)])
+    """absorbed gives the output and the cache that forward gives, for a whole sequence too, and however large the scores are.
+
+    (Those are large where q_proj is multiplied by 3000; k_rope is zero there.)
+    """
+    seen = in_turn(attention(impl, x, H, D, C, R, seed), None, [("absorbed", x)])
+    large = attention(impl, x, H, D, C, R, seed, k_rope=0.0)
+    with_weights(large, seed, x.dtype, {"k_rope": 0.0}, {"q_proj.weight": 3000.0})
+    return seen | {"large scores": large.absorbed(x)[0]}
 
 
 @check(

@@ -1,5 +1,7 @@
 """What a right mixture of experts does."""
 
+import torch
+
 from kata.grading import (
     at_most,
     check,
@@ -96,7 +98,7 @@ def large_logits_stay_finite(impl, logits, experts, shift):
 def capacity_is_rounded_up(impl, n, num_experts, k):
     """expert_capacity is capacity_factor · T · k / E, rounded up to an int, where that is a whole number and where not."""
     even = n * num_experts
-    cases = (even, 1.0), (even + 1, 1.0), (even + 1, 2.0), (even - 1, 16.0)
+    cases = (even, 1.0), (even + 1, 1.0), (even + 1, 2.0), (even - 1, 16.0), (4 * even + 1, 0.25)
     return {f"T = {T}, factor {factor}": impl.expert_capacity(T, num_experts, k, factor) for T, factor in cases}
 
 
@@ -168,10 +170,15 @@ def layer_mixes_the_chosen_experts(impl, x, F, E, k, seed):
     sizes={"B": (2,), "L": (2, 5), "M": (3,), "F": (4,), "E": (2, 4), "K": (1, 2)},
 )
 def dropped_assignments_add_zero(impl, x, F, E, k, capacity_factor, seed):
-    """With a capacity_factor the layer leaves out what dispatch_mask drops, over the whole batch, and changes nothing else."""
+    """With a capacity_factor the layer leaves out what dispatch_mask drops, over the whole batch, and changes nothing else.
+
+    (In training and in evaluation, and for however many tokens.)
+    """
     layer = with_weights(impl.MoELayer(x.shape[-1], F, E, k, capacity_factor), seed)
     alike = x[:1, :1] + x / 10  # nearly all tokens want the same experts
-    return {"tokens unlike": layer(x), "tokens alike": layer(alike)}
+    seen = {"tokens unlike": layer(x), "tokens alike": layer(alike), "fewer tokens": layer(alike[:1])}
+    layer.eval()
+    return seen | {"tokens alike, in evaluation": layer(alike)}
 
 
 @check(
@@ -209,12 +216,14 @@ def gradients_pass_over_what_is_dropped(impl, x, seed):
     seed=seed(),
     sizes={"T": (3,), "E": (4,), "M": (3,)},
 )
-def float32_stays_float32(impl, logits, experts, x, seed):
-    """In float32 the weights, the losses and the layer's output are float32."""
-    low = logits.float()
+def dtype_is_that_of_the_input(impl, logits, experts, x, seed):
+    """In float32 the weights, the losses and the layer's output are float32; in bfloat16 the weights and the output are bfloat16."""
+    low, half = logits.float(), logits.bfloat16()
     losses = impl.load_balancing_loss(low, experts), impl.router_z_loss(low)
     layer = with_weights(impl.MoELayer(x.shape[-1], 4, 4, 2), seed).float()
-    return impl.top_k_routing(low, 2), losses, layer(x.float())
+    seen = {"routing": impl.top_k_routing(low, 2), "losses": losses, "layer": layer(x.float())}
+    y, *_ = with_weights(layer, seed, torch.bfloat16)(x.bfloat16())
+    return seen | {"routing in bfloat16": impl.top_k_routing(half, 2), "dtype of the layer in bfloat16": y.dtype}
 
 
 @check(

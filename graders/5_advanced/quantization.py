@@ -50,18 +50,22 @@ def quantized(impl, x, *args, **kwargs):
 # One scale.
 
 
-@check(points=1, x=normal("B L D", dtype=torch.float32), magnitude=choice(1e-6, 1.0, 1e6))
-def error_is_at_most_half_a_step(impl, x, magnitude):
-    """q is int8, from -127 to 127, and q · scale differs from x by scale / 2 at most."""
-    q, scale = impl.quantize(magnitude * x)
-    step = float(scale)
-    error = float((magnitude * x.double() - q.double() * step).abs().max())
-    least, largest = float(q.min()), float(q.max())
-    return {
-        "dtype of q": q.dtype,
-        "largest error": "at most scale / 2" if error <= 0.501 * step else f"{error / step:.3g} · scale",
-        "q": "within -127 and 127" if least >= -127 and largest <= 127 else f"from {least:g} to {largest:g}",
-    }
+@check(points=1, x=normal("B L D", dtype=torch.float32))
+def error_is_at_most_half_a_step(impl, x):
+    """q is int8, from -127 to 127, and q · scale differs from x by scale / 2 at most, however large or small the numbers are."""
+    seen = {}
+    for magnitude in (1e-10, 1e-6, 1.0, 1e10):
+        q, scale = impl.quantize(magnitude * x)
+        step = float(scale)
+        error = float((magnitude * x.double() - q.double() * step).abs().max())
+        least, largest = float(q.min()), float(q.max())
+        seen[f"x times {magnitude:g}"] = {
+            "dtype of q": q.dtype,
+            "largest error": "at most scale / 2" if error <= 0.501 * step else f"{error / step:.3g} · scale",
+            "q": "within -127 and 127" if least >= -127 and largest <= 127 else f"from {least:g} to {largest:g}",
+            "q of the largest number": "127" if float(q.abs().max()) == 127 or not x.any() else "another",
+        }
+    return seen
 
 
 @check(points=1, x=near_levels("B L D"))
@@ -70,7 +74,7 @@ def eight_bits_reach_127(impl, x):
     return quantized(impl, x)
 
 
-@check(points=1, after=eight_bits_reach_127, sizes={"b": (2, 4, 7), "D": (6,)}, x=near_levels("D", bits="b"), bits=size("b"))
+@check(points=1, after=eight_bits_reach_127, sizes={"b": (2, 6, 7), "D": (6,)}, x=near_levels("D", bits="b"), bits=size("b"))
 def bits_give_the_levels(impl, x, bits):
     """With other bits the largest absolute value becomes 2 ** (bits - 1) - 1; q is int8 all the same."""
     return quantized(impl, x, bits)
@@ -264,9 +268,13 @@ def made(impl, weight, bias=None, then=None):
 
 def contents(layer, x):
     """What a layer holds, also after it has been used."""
+    from torch.utils._pytree import tree_leaves
+
     layer(x)
+    layer.eval()(x)
     bias, size = layer.bias, layer.weight.numel()
-    inside = [*vars(layer).values(), *layer._buffers.values()]
+    inside = tree_leaves(vars(layer))
+    inside += [each for other in inside if isinstance(other, nn.Module) for each in other.parameters()]
     floats = [each for each in inside if isinstance(each, torch.Tensor) and each.is_floating_point()]
     return {
         "state_dict": dict(layer.state_dict()),
@@ -317,7 +325,8 @@ def dtype_and_gradient_are_those_of_x(impl, x, weight, bias, dtype):
     """The layer's output has the dtype of x, and gradients flow to x."""
     layer = made(impl, weight, bias)
     flowing = gradients(layer, x.float(), seed=1)["inputs"]
-    return {"gradient": flowing, "float64": layer(x).dtype, "half": layer(x.to(dtype))}
+    wide = layer(x)
+    return {"gradient": flowing, "float64": {"dtype": wide.dtype, "in float32": wide.float()}, "half": layer(x.to(dtype))}
 
 
 def loaded(x, layer, other):
@@ -332,7 +341,8 @@ def afterwards(Int8Linear, weight, bias):
     linear = nn.Linear(weight.shape[1], len(weight))
     linear.load_state_dict({"weight": weight, "bias": bias})
     Int8Linear(linear)
-    return {"weight": linear.weight, "bias": linear.bias}
+    still_learns = [name for name, parameter in linear.named_parameters() if parameter.requires_grad]
+    return {"weight": linear.weight, "bias": linear.bias, "requires_grad": still_learns}
 
 
 @check(

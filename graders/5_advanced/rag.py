@@ -10,8 +10,8 @@ FEW = {"N": (1, 2, 4), "L": (1, 3, 5), "V": (2, 3, 5), "Q": (2, 4)}
 
 
 def words(ids):
-    """Tokens that are strings."""
-    return [f"w{i}" for i in ids.tolist()]
+    """Tokens that are strings, w0 and W0 being two."""
+    return ["wW"[i % 2] + str(i // 2) for i in ids.tolist()]
 
 
 # Chunks.
@@ -95,7 +95,7 @@ def query_terms_add_up(impl, documents, full, query):
     """
     documents, query = [row[keep] for row, keep in zip(documents, full, strict=True)], [*query, query[0]]
     numbers = [row.tolist() for row in documents], [*map(int, query), -1]
-    strings = list(map(words, documents)), [f"w{i}" for i in map(int, query)] + ["unknown"]
+    strings = list(map(words, documents)), [*words(torch.stack(query)), "unknown"]
     return {
         "integers": scores_of(impl, *numbers),
         "strings": scores_of(impl, *strings, k1=0.9, b=0.4),
@@ -190,19 +190,10 @@ def lower_ids_win_ties(impl, axes, negative, length):
     return {f"k = {k}": impl.dense_search(queries, index, k)[1] for k in (1, len(axes))}
 
 
-@check(points=1, after=nearest_by_angle, sizes={"D": (3,)}, queries=normal("2 D"), index=normal("4 D"))
-def vectors_stay_as_they_are(impl, queries, index):
-    """Vectors are not normalised in place."""
-    return {
-        "dense_search": inputs_after(impl.dense_search, queries, index, 2)[:2],
-        "maximal_marginal_relevance": inputs_after(impl.maximal_marginal_relevance, queries[0], index, 2, 0.5)[:2],
-    }
-
-
 # One ranking from several.
 
 
-@check(points=2, sizes={"N": (2, 3, 5)}, rankings=indices("3 N", below=6, unique=True), k=choice(1, 10), draws=2)
+@check(points=2, sizes={"N": (2, 3, 5)}, rankings=indices("3 N", below=6, unique=True), k=choice(0.5, 10), draws=2)
 def ranks_are_fused(impl, rankings, k):
     """The score of an id is the sum of 1 / (k + rank) over the rankings that contain it; ranks begin at 1, and k is 60 if not given."""
     ranked = [row.tolist() for row in rankings]
@@ -290,19 +281,20 @@ def by_words_and_lines(text):
 
 
 PASSAGES = ["A prism\n\nparts light. ", "The rainbow is made by two refractions and one reflexion.", "Blue is refracted more than red."]
-QUESTION = "Why  is\nthe bow coloured?"
+QUESTION = " Why  is\nthe bow coloured?"
 
 
 @check(points=1, question=choice(QUESTION, "What is white?"), n=choice(1, 3), draws=2)
 def prompt_has_its_blocks(impl, question, n):
     """With room for all, the prompt is INSTRUCTION, the sources [n] to [1] so that the best is last, and the question.
 
-    (Spaces and line breaks within question and passages stay as they are.)
+    (Spaces and line breaks in question and passages stay as they are. Of the many passages some are alike.)
     """
     count = beside(impl, by_words)
     return {
         "prompt": impl.build_prompt(question, PASSAGES[:n], 1000, count),
         "without passages": impl.build_prompt(question, [], 1000, count),
+        "many passages": impl.build_prompt(question, [f"It is passage {i % 9}." for i in range(9 + n)], 1000, count),
     }
 
 
@@ -349,6 +341,7 @@ def question_is_never_cut(impl, missing):
     least = by_words(impl.build_prompt(QUESTION, [], 1000, count))
     return {
         "too few": failure(impl.build_prompt, QUESTION, PASSAGES, least - missing, count)[0],
+        "too few, and no passages": failure(impl.build_prompt, QUESTION, [], least - missing, count)[0],
         "just enough": impl.build_prompt(QUESTION, PASSAGES, least, count),
     }
 
@@ -370,7 +363,8 @@ def judged(rankings, good):
 def recall_is_the_share_that_is_found(impl, rankings, good):
     """Recall at k is the share of the relevant ids that are among the first k, averaged over the queries."""
     rankings, relevant = judged(rankings, good)
-    return {f"k = {k}": impl.recall_at_k(rankings, relevant, k) for k in (1, 2, 4, 9)}
+    seen = {f"k = {k}": impl.recall_at_k(rankings, relevant, k) for k in (1, 2, 4, 9)}
+    return seen | {"3 of 4 are among the first 20 of 30": impl.recall_at_k([list(range(30))], [{2, 15, 19, 20}], 20)}
 
 
 @check(
@@ -404,3 +398,22 @@ def queries_without_an_answer_are_left_out(impl, rankings, good, none):
     relevant[none], rankings[1] = set(), []
     cases = {"some": (rankings, relevant), "nothing is relevant": (rankings[:1], [set()]), "no query": ([], [])}
     return {name: {"recall": impl.recall_at_k(*case, 2), "mrr": impl.mean_reciprocal_rank(*case)} for name, case in cases.items()}
+
+
+# What was given.
+
+
+@check(points=1, queries=normal("2 3"), index=normal("4 3"), draws=2)
+def arguments_stay_as_they_are(impl, queries, index):
+    """No function changes its arguments: vectors are not normalised in place, nothing is taken out of lists and sets, or turned round."""
+    tokens, rankings, relevant = list("abcdefg"), [[3, 1, 2], [1, 4]], [{1, 5}, {4, 2}]
+    calls = {
+        "chunk": (impl.chunk, tokens, 3, 1),
+        "dense_search": (impl.dense_search, queries, index, 2),
+        "reciprocal_rank_fusion": (impl.reciprocal_rank_fusion, rankings, 5),
+        "maximal_marginal_relevance": (impl.maximal_marginal_relevance, queries[0], index, 2, 0.5),
+        "build_prompt": (impl.build_prompt, "Why?", ["one", "two words", "three"], 60, beside(impl, by_words)),
+        "recall_at_k": (impl.recall_at_k, rankings, relevant, 2),
+        "mean_reciprocal_rank": (impl.mean_reciprocal_rank, rankings, relevant),
+    }
+    return {name: inputs_after(*call)[:2] for name, call in calls.items()}

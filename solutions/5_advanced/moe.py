@@ -181,7 +181,8 @@ class MoELayer(nn.Module):
         num_experts: E.
         k: experts for each token.
         capacity_factor: an expert takes expert_capacity assignments, chosen by
-            dispatch_mask among the tokens of the whole batch; None for no limit.
+            dispatch_mask among the tokens of the whole batch, in training and
+            in evaluation alike; None for no limit.
 
     Parameters: `router`, nn.Linear from M to E without bias, and `experts`, an
     nn.ModuleList of E Expert.
