@@ -4,13 +4,13 @@ import torch
 
 from kata.grading import booleans, check, choice, close, gradients, index, inputs_after, normal, seed
 
-HALF = choice(torch.float16, torch.bfloat16)
+NARROW = choice(torch.float16, torch.bfloat16, torch.float32)
 
 
 @check(points=1, x=normal("B L S"), dim=choice(-1, 0, 1, -2), draws=2)
 def softmax_sums_to_one_along_dim(impl, x, dim):
     """softmax(x, dim) is exp(x) over its sum along dim, for any axis."""
-    return impl.softmax(x, dim)
+    return impl.softmax(x, dim=dim)
 
 
 @check(
@@ -65,15 +65,15 @@ def mask_allows_where_true(impl, q, k, mask):
     heads=booleans("H L S", some=True),
 )
 def mask_broadcasts(impl, q, k, own, keys, heads):
-    """The mask may be of any shape that broadcasts to the weights: per batch, per head, per key."""
-    return [impl.attention_weights(q, k, mask) for mask in (own, keys, heads)]
+    """The mask may be of any shape that broadcasts to the weights: per batch, per head, per key, (S,) alone."""
+    return [impl.attention_weights(q, k, mask=mask) for mask in (own, keys, heads, keys[0, 0, 0])]
 
 
 @check(points=1, after=mask_allows_where_true, q=normal("B L D"), k=normal("B S D"), mask=booleans("B L S"), row=index("L"))
 def row_without_keys_is_zero(impl, q, k, mask, row):
-    """A query that may attend to no key has zero weights, not NaN and not the mean."""
+    """A query that may attend to no key has zero weights, not NaN and not the mean; a mask (B, L, 1) allows all keys or none."""
     mask[:, row] = False
-    return impl.attention_weights(q, k, mask)
+    return impl.attention_weights(q, k, mask), impl.attention_weights(q, k, mask[..., :1])
 
 
 @check(
@@ -85,9 +85,11 @@ def row_without_keys_is_zero(impl, q, k, mask, row):
     low=choice(-1e5, -1e6),
 )
 def mask_holds_for_low_scores(impl, q, k, mask, low):
-    """A blocked key gets no weight even when all allowed scores are far below zero."""
+    """A blocked key gets no weight, and takes none from others, even when all allowed scores are far below zero or below its own."""
     q[..., 0], k[..., 0] = abs(low) ** 0.5, -(abs(low) ** 0.5)
-    return impl.attention_weights(q, k, mask)
+    high = k.clone()
+    high[:, 0, 0] *= -1
+    return impl.attention_weights(q, k, mask), impl.attention_weights(q, high, mask)
 
 
 @check(points=2, q=normal("B H L D"), k=normal("B H S D"), v=normal("B H S Dv"), mask=booleans("B 1 L S", some=True))
@@ -102,6 +104,7 @@ def leading_axes_broadcast(impl, q, k, v):
     return (
         impl.scaled_dot_product_attention(q, k, v),
         impl.scaled_dot_product_attention(q, k[0, 0], v[0]),
+        impl.scaled_dot_product_attention(q, k[0, 0], v),
     )
 
 
@@ -116,9 +119,9 @@ def leading_axes_broadcast(impl, q, k, v):
     seed=seed(),
 )
 def gradients_are_right(impl, q, k, v, mask, row, seed):
-    """Gradients with respect to q, k and v are right, and finite where a query has no key."""
+    """Gradients with respect to q, k and v are right, masked or not, and finite where a query has no key."""
     mask[:, row] = False
-    return gradients(impl.scaled_dot_product_attention, q, k, v, mask, seed=seed)["inputs"]
+    return [gradients(impl.scaled_dot_product_attention, q, k, v, *masked, seed=seed)["inputs"] for masked in ((mask,), ())]
 
 
 @check(
@@ -129,12 +132,13 @@ def gradients_are_right(impl, q, k, v, mask, row, seed):
     k=normal("B S D"),
     v=normal("B S Dv"),
     mask=booleans("L S"),
-    dtype=HALF,
+    dtype=NARROW,
     draws=2,
 )
 def half_precision_stays_half(impl, q, k, v, mask, dtype):
-    """float16 and bfloat16 in give the same dtype out, and masks work there."""
-    return impl.scaled_dot_product_attention(q.to(dtype), k.to(dtype), v.to(dtype), mask)
+    """float16, bfloat16 and float32 in give the same dtype out, of the weights too, and masks work there."""
+    q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)
+    return impl.scaled_dot_product_attention(q, k, v, mask), impl.attention_weights(q, k, mask)
 
 
 @check(
@@ -146,12 +150,12 @@ def half_precision_stays_half(impl, q, k, v, mask, dtype):
     D=choice(16, 64),
 )
 def half_precision_does_not_overflow(impl, v, sign, D):
-    """In float16 q·k may exceed 65504 as long as q·k / √D does not: the output is finite and right."""
+    """In float16 q·k may exceed 65504 as long as q·k / √D does not: weights and output are finite and right."""
     B, L, S = sign.shape
     q = torch.full((B, L, D), 100.0)
     k = torch.where(sign[:, 0, :, None], 90000.0 / D / 100, -90000.0 / D / 100).expand(B, S, D)
     q, k, v = q.half(), k.half(), v.half()
-    return impl.scaled_dot_product_attention(q, k, v)
+    return impl.scaled_dot_product_attention(q, k, v), impl.attention_weights(q, k)
 
 
 @check(points=1, after=output_is_the_weighted_mean, q=normal("B L D"), k=normal("B S D"), v=normal("B S Dv"), mask=booleans("L S"))

@@ -2,7 +2,7 @@
 
 import torch
 
-from kata.grading import booleans, check, failure, gradients, held, index, indices, inputs_after, normal, seed, size
+from kata.grading import booleans, check, close, failure, gradients, held, index, indices, inputs_after, normal, seed, size
 
 FEW = (1, 2, 5)  # far enough apart to tell an offset from a length
 
@@ -89,13 +89,13 @@ def prefix_of_nothing_and_of_all(impl, L):
 @check(points=1, after=prefix_is_bidirectional_the_rest_causal, sizes={"L": FEW}, L=size("L"))
 def prefix_refuses_what_does_not_fit(impl, L):
     """prefix_mask raises ValueError for a prefix_len below 0 or above L."""
-    return failure(impl.prefix_mask, L, -1)[0], failure(impl.prefix_mask, L, L + 1)[0]
+    return [failure(impl.prefix_mask, L, prefix_len)[0] for prefix_len in (-1, L + 1, -L - 1, 2 * L + 1)]
 
 
 @check(points=1, a=booleans("L S", share=0.8), b=booleans("L S", share=0.8), c=booleans("L S", share=0.8))
 def combined_masks_must_all_allow(impl, a, b, c):
     """combine_masks allows what every one of its masks allows, however many there are."""
-    return impl.combine_masks(a, b, c)
+    return impl.combine_masks(a, b, c), impl.combine_masks(a, a | b, a | c, b | c, a | b | c, ~b | a)
 
 
 @check(
@@ -129,15 +129,29 @@ def applied_mask_is_minus_infinity(impl, scores, mask, row):
     return impl.apply_mask(scores, mask)
 
 
-@check(points=1, after=applied_mask_is_minus_infinity, scores=normal("B H L S"), own=booleans("L S"), keys=booleans("B 1 1 S"))
-def applied_mask_broadcasts(impl, scores, own, keys):
-    """apply_mask takes masks that broadcast to the scores: (L, S) as well as (B, 1, 1, S)."""
-    return impl.apply_mask(scores, own), impl.apply_mask(scores, keys)
+@check(
+    points=1,
+    after=applied_mask_is_minus_infinity,
+    scores=normal("B H L S"),
+    own=booleans("L S"),
+    keys=booleans("B 1 1 S"),
+    heads=booleans("H L S"),
+)
+def applied_mask_broadcasts(impl, scores, own, keys, heads):
+    """apply_mask takes masks that broadcast to the scores: (L, S) as well as (B, 1, 1, S), (H, L, S) and (S,)."""
+    return [impl.apply_mask(scores, mask) for mask in (own, keys, heads, keys[0, 0, 0])]
 
 
-@check(points=1, after=applied_mask_is_minus_infinity, sizes={"L": (1, 4)}, scores=normal("L L"), mask=booleans("L L"))
+@check(
+    points=1,
+    after=applied_mask_is_minus_infinity,
+    compare=close(rtol=0.0, atol=0.0),
+    sizes={"L": (1, 4)},
+    scores=normal("L L"),
+    mask=booleans("L L"),
+)
 def applied_mask_keeps_the_dtype(impl, scores, mask):
-    """apply_mask works in float16, bfloat16 and float32, and gives back the dtype of the scores."""
+    """apply_mask works in float16, bfloat16 and float32, gives back the dtype of the scores, and rounds none of them."""
     return [impl.apply_mask(scores.to(dtype), mask) for dtype in (torch.float16, torch.bfloat16, torch.float32)]
 
 

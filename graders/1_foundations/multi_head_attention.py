@@ -70,7 +70,7 @@ def indivisible_channels_are_refused(impl, H, D):
 @check(points=1, sizes={"H": (3,), "D": (2,)}, H=size("H"), D=size("D"))
 def parameters_have_their_names(impl, H, D):
     """The parameters are those of q_proj, k_proj, v_proj and out_proj, each M x M, with biases unless bias=False, and no others."""
-    without = impl.MultiHeadAttention(num_heads=H, d_model=H * D, bias=False), impl.MultiHeadAttention(H * D, H, 0.0, False)
+    without = impl.MultiHeadAttention(num_heads=H, d_model=H * D, bias=False), impl.MultiHeadAttention(H * D, H, 0.5, False)
     return [parameters(module) for module in (impl.MultiHeadAttention(H * D, H), *without)]
 
 
@@ -124,7 +124,7 @@ def cross_attention_is_right(impl, query, key, value, H, D, seed):
 @check(
     points=1,
     after=cross_attention_is_right,
-    sizes=SIZES,
+    sizes={**SIZES, "S": (3, 4)},  # S = L: what is missing cannot be told by its length
     query=normal("B L H*D"),
     key=normal("B S H*D"),
     value=normal("B L H*D"),
@@ -171,8 +171,11 @@ def weights_come_on_request(impl, query, key, H, D, seed):
     seed=seed(),
 )
 def mask_allows_where_true(impl, query, key, mask, H, D, seed):
-    """A query gives weight only to keys whose mask (L, S) is True, and its weights still sum to one."""
-    return attention(impl, H, D, seed)(query, key, mask=mask, need_weights=True)
+    """A query gives weight only to keys whose mask (L, S) is True, and its weights still sum to one; in evaluation as in training."""
+    module = attention(impl, H, D, seed)
+    seen = module(query, key, mask=mask, need_weights=True)
+    module.eval()
+    return seen, module(query, key, mask=mask, need_weights=True)
 
 
 @check(
@@ -234,18 +237,20 @@ def blocked_keys_get_nothing(impl, query, key, allowed, H, D, seed):
     query=normal("B L H*D"),
     key=normal("B S H*D"),
     mask=booleans("B 1 L S", some=True),
+    own=booleans("B H L S", some=True),
     row=indices("B", below="L"),
     H=size("H"),
     D=size("D"),
     seed=seed(),
 )
-def query_without_keys_has_zero_weights(impl, query, key, mask, row, H, D, seed):
-    """A query that may attend to no key has zero weights, not NaN and not the mean; its output is the bias of out_proj."""
+def query_without_keys_has_zero_weights(impl, query, key, mask, own, row, H, D, seed):
+    """A query that may attend to no key, in one head or in all, has zero weights; what is left for its output is the bias of out_proj."""
     mask[torch.arange(len(row)), 0, row] = False
-    module = attention(impl, H, D, seed)
+    own[torch.arange(len(row)), 0, row] = False
+    module, without_bias = attention(impl, H, D, seed), attention(impl, H, D, seed, bias=False)
     padding = torch.arange(2)[:, None, None, None].expand(-1, 1, 1, key.shape[1]) == 0  # sequence 1 is nothing but padding
-    masks = mask, mask[0, 0], padding
-    return [module(query, key, mask=which, need_weights=True) for which in masks]
+    masks = mask, mask[0, 0], padding, own, mask[..., :1]
+    return [module(query, key, mask=which, need_weights=True) for which in masks], without_bias(query, key, mask=mask)
 
 
 @check(
@@ -358,21 +363,24 @@ def dropout_does_not_wait_for_need_weights(impl, query, key, D, seed):
 
 @check(points=1, after=training_drops_weights, sizes=MANY, x=normal("B L H*D"), H=size("H"), D=size("D"), seed=seed())
 def dropout_is_drawn_anew(impl, x, H, D, seed):
-    """Each call in training drops other weights, after an evaluation as before it."""
+    """Each call in training drops other weights, after an evaluation as before it; and one can learn with what is left."""
     module = attention(impl, H, D, seed, dropout=0.5)
     once, again = module(x), module(x)
+    learned = gradients(module, x, seed=seed)["parameters"]
     module.eval()
     evaluated = module(x)
     module.train()
     return {
         "two calls in training are alike": torch.equal(once, again),
         "after evaluation nothing is dropped any more": torch.allclose(module(x), evaluated),
+        "gradient of out_proj.bias": learned["out_proj.bias"],
+        "gradients reach": sorted(name for name, gradient in learned.items() if name.endswith("weight") and bool(gradient.any())),
     }
 
 
 @check(
     points=1,
-    after=mask_allows_where_true,
+    after=query_without_keys_has_zero_weights,
     compare=close(atol=6e-2, rtol=3e-2),
     sizes={**SIZES, "B": (1,), "L": (2,), "S": (3,)},
     query=normal("B L H*D"),
@@ -383,8 +391,9 @@ def dropout_is_drawn_anew(impl, x, H, D, seed):
     seed=seed(),
 )
 def parameters_may_have_another_dtype(impl, query, key, mask, H, D, seed):
-    """With parameters and inputs in float32, float16 or bfloat16 the results have that dtype, and masks work there."""
+    """With parameters and inputs in float32, float16 or bfloat16 the results have that dtype, and masks work, without any key too."""
     module, results = attention(impl, H, D, seed), []
+    mask[0] = False
     for dtype in (torch.float32, torch.float16, torch.bfloat16):
         module.to(dtype)
         results.append(module(query.to(dtype), key.to(dtype), mask=mask, need_weights=True))

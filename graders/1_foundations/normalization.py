@@ -7,6 +7,7 @@ import torch
 from kata.grading import built_in, check, choice, close, distinct, gradients, inputs_after, normal, parameters, seed, size, with_weights
 
 HALF = (torch.float16, torch.bfloat16)
+PAIRS = [(d, own) for d in HALF for own in (d, torch.float32)] + [(torch.float32, torch.float32)]  # dtypes of x and of weight
 TINY = 1e-3  # for rows so small that eps counts: their variance is about 1e-6
 FEW = {"B": (2,), "L": (1, 3), "M": (3, 5)}
 ONE = {"L": (2,), "M": (3,)}
@@ -77,10 +78,13 @@ def layer_norm_holds_far_from_zero(impl, x, weight, bias, far):
     bias=normal("M"),
 )
 def layer_norm_of_half_precision_is_computed_in_float32(impl, x, weight, bias):
-    """float16 and bfloat16 come back as such, also with a float32 weight; in between float32, for 300² is infinite in float16."""
+    """x keeps its dtype, whatever that of weight is; in between float32, for 300² is infinite in float16; only the end is rounded."""
     rows = torch.cat([x * 500, x * 3 + 300])
-    weights = weight.float(), bias.float()
-    return [impl.layer_norm(rows.to(d), *(w.to(own) for w in weights)) for d in HALF for own in (d, torch.float32)]
+    seen = [impl.layer_norm(rows.to(d), weight.to(own), bias.to(own)) for d, own in PAIRS]
+    row = torch.tensor([[-3.0, 1.0, -1.0, 3.0]])  # over √5 these have mean 0 and variance 1: a large weight and bias cancel
+    large = 1000 + weight.float()
+    cancelling = bias.float() - large * row[0] / 5**0.5
+    return seen, [impl.layer_norm(row.to(d), large, cancelling) for d in HALF]
 
 
 @check(
@@ -128,8 +132,8 @@ def rms_norm_adds_eps_to_the_mean_square(impl, x, weight, eps):
 )
 def rms_norm_is_computed_in_float32_or_wider(impl, x, weight):
     """rms_norm keeps the dtype of x. It computes halves in float32, for 300² is infinite in float16, and float64 in float64."""
-    half = [impl.rms_norm((x * 500).to(d), weight.to(own)) for d in HALF for own in (d, torch.float32)]
-    return half, impl.rms_norm(x * 1e30, weight)
+    narrow = [impl.rms_norm((x * 500).to(d), weight.to(own)) for d, own in PAIRS]
+    return narrow, impl.rms_norm(x * 1e30, weight)
 
 
 @check(
@@ -199,9 +203,8 @@ def backward_heeds_eps(impl, grad_out, x, weight, eps):
 )
 def backward_is_computed_in_float32_or_wider(impl, grad_out, x, weight, far):
     """dx has the dtype of x, dweight and dbias that of weight; halves are computed in float32, float64 (x + far) in float64."""
-    pairs = [(d, own) for d in HALF for own in (d, torch.float32)]
-    half = [impl.layer_norm_backward((grad_out * 300).to(d), (x * 500).to(d), weight.to(own)) for d, own in pairs]
-    return half, impl.layer_norm_backward(grad_out, x + far, weight)
+    narrow = [impl.layer_norm_backward((grad_out * 300).to(d), (x * 500).to(d), weight.to(own)) for d, own in PAIRS]
+    return narrow, impl.layer_norm_backward(grad_out, x + far, weight)
 
 
 @check(points=1, sizes={"M": (3,)}, M=size("M"))
@@ -315,4 +318,5 @@ def arguments_are_left_alone(impl, grad_out, x, weight, seed):
         "layer_norm_backward": inputs_after(impl.layer_norm_backward, grad_out, x, weight),
         "pre-norm": inputs_after(around_linear(impl, x.shape[-1], seed), x),
         "post-norm": inputs_after(around_linear(impl, x.shape[-1], seed, norm_first=False), x),
+        "post-norm around nn.Identity": inputs_after(impl.Residual(built_in(impl, "Identity"), x.shape[-1], False, 0.5), x),
     }

@@ -26,8 +26,8 @@ def untied() -> Strategy:
     return Strategy((), draw)
 
 
-def tied(words: str, letters: bytes = b"abc") -> Strategy:
-    """Words of two or three letters, each of them twice, so that many pairs are equally frequent."""
+def tied(words: str, letters: bytes = b"a\x9f\xe9") -> Strategy:
+    """Words of two or three letters, two of them no UTF-8, each word twice, so that many pairs are equally frequent."""
 
     def draw(sizes: Sizes, generator: torch.Generator) -> bytes:
         several = [[letters[i] for i in torch.randint(len(letters), (3,), generator=generator)] for _ in range(sizes[words])]
@@ -55,9 +55,9 @@ def merges(number: str | int, letters: str) -> Strategy:
 
 @check(points=1, sizes={"n": (0, 1, 7)}, ids=indices("n", below=3), start=choice(0, 255, 7000), draws=2)
 def pairs_of_neighbours_are_counted(impl, ids, start):
-    """count_pairs says how often each pair of neighbours occurs, and names no others."""
+    """count_pairs says how often each pair of neighbours occurs, and names no others; ids may be any integers, negative ones too."""
     ids = (start + (ids + 1).cumsum(0) % 4).tolist()  # no two neighbours are equal
-    return impl.count_pairs(ids)
+    return impl.count_pairs(ids), impl.count_pairs([start - 1 - i for i in ids])  # these are -1 to -4
 
 
 @check(
@@ -65,7 +65,7 @@ def pairs_of_neighbours_are_counted(impl, ids, start):
 )
 def overlapping_pairs_count_once(impl, run, ids):
     """In a run of equal ids the pairs do not overlap: [7, 7, 7] holds one pair, [7, 7, 7, 7] holds two."""
-    return impl.count_pairs([7] * run + [8] + [7] * (run + 1)), impl.count_pairs(ids.tolist())
+    return impl.count_pairs([7] * run + [8] + [7] * (run + 1)), impl.count_pairs((ids - 1).tolist())  # -1 and 0 are ids like others
 
 
 @check(points=2, sizes={"merges": (1, 2, 4)}, data=untied(), num_merges=size("merges"), draws=2)
@@ -87,6 +87,12 @@ def training_stops_when_no_pair_occurs_twice(impl, data):
     return impl.train_bpe(data, 0), impl.train_bpe(data + b"xyx" + data, 99), impl.train_bpe(data, 99)
 
 
+@check(points=1, after=training_stops_when_no_pair_occurs_twice, sizes={"n": (1, 2, 8)}, data=text("n", "a \n"), draws=2)
+def training_knows_no_words(impl, data):
+    """To train_bpe spaces and line ends are bytes like any other: pairs reach across them, at both ends of the data too."""
+    return impl.train_bpe((" \n" + data + "\t \t \n").encode(), 9), impl.train_bpe(("\r\n" + data + "\r\n").encode(), 9)
+
+
 @check(points=1, after=the_most_frequent_pair_is_merged, sizes={"n": (2, 3, 8)}, n=size("n"), byte=choice(0, 97, 128, 255), draws=2)
 def training_merges_runs_without_overlap(impl, n, byte):
     """In training too the pairs of a run do not overlap, and they are merged from the left; any byte will do."""
@@ -104,7 +110,7 @@ def vocab_holds_every_id(impl, merges, last):
 def text_becomes_utf8(impl, text):
     """Without merges the ids are the bytes of the text in UTF-8, nothing stripped and nothing changed."""
     encode = impl.BPETokenizer([]).encode
-    return encode(text), encode(" A\r\n" + text + "e\u0301 ")
+    return encode(text), encode("\ufeff A\t\r\n" + text + "e\u0301\t ")
 
 
 @check(
@@ -228,23 +234,24 @@ COST_MERGES = [(97, 98), (99, 97), (256, 99), (258, 257), (98, 98), (256, 256)]
 SQUARE = 7.0  # four times the text takes about 4 times the work; with the square of its length it takes 16
 
 
-def growth(impl, word):
+def growth(impl, piece):
     """How many times as much work a text of four times the length takes."""
     encode = impl.BPETokenizer(COST_MERGES, {"<s>": 300}).encode
-    short, long = (steps(encode, ("abcab" + word + "<s>") * times) for times in (8, 32))
+    short, long = (steps(encode, piece * times) for times in (8, 32))
     return round(long / short, 1)
 
 
 @check(points=2, after=(the_first_merge_comes_first, special_tokens_are_one_id), compare=at_most(SQUARE / 4.0), word=text(12, "abc"))
 def work_does_not_grow_with_the_square(impl, word):
-    """Four times the text takes encode about four times the work, counted in lines executed, not sixteen times."""
-    return {"growth_of_the_work": growth(impl, word)}
+    """Four times the text, with special tokens or without, takes encode about four times the work in lines executed, not sixteen."""
+    piece = "abcab" + word
+    return {"growth_of_the_work": growth(impl, piece + "<s>"), "growth_without_special_tokens": growth(impl, piece)}
 
 
 @check(points=1, after=work_does_not_grow_with_the_square, word=text(12, "abc"))
 def long_texts_are_encoded(impl, word):
-    """encode takes a text of 40,000 characters, `abcab` and the word over and over, in its stride."""
-    if growth(impl, word) > SQUARE:  # it would not come to an end
+    """encode takes a text of 40,000 characters, `abcab`, the word and `<s>` over and over, in its stride."""
+    if growth(impl, "abcab" + word + "<s>") > SQUARE:  # it would not come to an end
         return "grows with the square"
     ids = impl.BPETokenizer(COST_MERGES, {"<s>": 300}).encode(("abcab" + word + "<s>") * 2000)
     return {"tokens": len(ids), "last": ids[-9:]}
