@@ -64,6 +64,8 @@ def pack(value: Any, tensors: list[Tensor], wrap: Callable[[Any], Tree], depth: 
     """A tree for JSON; tensors are appended, detached and copied, to `tensors`."""
     if value is None or type(value) in (bool, int, float, str):
         return value
+    if isinstance(value, float):  # NumPy's float64 is one
+        return float(value)
     if depth > MAX_DEPTH:
         raise ValueError(f"a value is nested more than {MAX_DEPTH} deep")
     if isinstance(value, Tensor) and plain(value):

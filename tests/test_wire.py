@@ -7,6 +7,7 @@ import json
 import struct
 from typing import Any
 
+import numpy
 import pytest
 import torch
 from hypothesis import given, settings
@@ -37,6 +38,12 @@ def there_and_back(value: Any) -> Any:
 @settings(max_examples=100, deadline=None)
 def test_data_comes_back_the_same(value: Any) -> None:
     assert there_and_back(value) == value
+
+
+def test_a_float_of_numpys_is_a_float() -> None:
+    back = there_and_back([numpy.float64(0.1)])
+    assert back == [0.1]
+    assert type(back[0]) is float
 
 
 @given(st.lists(st.tuples(st.sampled_from(list(DTYPES.values())), shapes), min_size=1, max_size=4), st.integers(0, 99))

@@ -101,7 +101,7 @@ def embedding_has_one_weight(impl, V, M):
     seed=seed(),
 )
 def embedding_looks_up_and_scales(impl, ids, V, M, seed):
-    """TokenEmbedding gives √M times the rows of weight that the ids name, the first and the last too, in every call and in weight's dtype."""
+    """TokenEmbedding gives √M times the rows of weight that the ids name, the first and the last too, each time and in weight's dtype."""
     ids[0, 0], ids[1, 3] = 0, V - 1
     module = with_weights(impl.TokenEmbedding(vocab_size=V, d_model=M), seed)
     exact = module(ids), module(ids[:1]), module(ids)
