@@ -47,7 +47,7 @@ Grade = Callable[..., Verdict]
         ("softmax = 3\n", "`softmax` cannot be called as the contract says: 'int' object is not callable"),
         (
             RIGHT.replace("def softmax(x: Tensor, dim: int)", "def softmax(x: Tensor)"),
-            "`softmax` cannot be called as the contract says: softmax() takes 1 positional",
+            "`softmax` cannot be called as the contract says: softmax() got an unexpected keyword argument 'dim'",
         ),
         ("def softmax(x, dim):\n    x.exp()\n", "a float64 tensor of shape (1, 1, 1) wanted, None came"),
         ("def softmax(x, dim):\n    return x, x\n", "a float64 tensor of shape (1, 1, 1) wanted, a tuple of 2 came"),
@@ -134,7 +134,7 @@ def test_an_unknown_way_of_starting_is_told(tmp_path: Path) -> None:
         ("prerequisites = []", 'prerequisites = ["algebra"]', "prerequisites: 'algebra' is no earlier topic; legal: none"),
         ("prerequisites = []", "prerequisites = [3]", "prerequisites: legal is a list of texts that are not empty"),
         ("hints = [", "hints = []\n#", ""),
-        ('names = ["torch._C"', 'names = ["numpy"', "off_limits: names: 'numpy'; legal: a dotted name below torch"),
+        ('names = [\n  "torch._C"', 'names = ["numpy"', "off_limits: names: 'numpy'; legal: a dotted name below torch"),
         ("[chapters]", "[chapters", "is not legal TOML"),
         ("[chapters]", '[[overview]]\npath = "5_advanced/x"\n[chapters]', "overview 5_advanced/x: title is missing"),
     ],

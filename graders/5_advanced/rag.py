@@ -403,7 +403,7 @@ def queries_without_an_answer_are_left_out(impl, rankings, good, none):
 # What was given.
 
 
-@check(points=1, queries=normal("2 3"), index=normal("4 3"), draws=2)
+@check(points=1, after=nearest_by_angle, queries=normal("2 3"), index=normal("4 3"), draws=2)
 def arguments_stay_as_they_are(impl, queries, index):
     """No function changes its arguments: vectors are not normalised in place, nothing is taken out of lists and sets, or turned round."""
     tokens, rankings, relevant = list("abcdefg"), [[3, 1, 2], [1, 4]], [{1, 5}, {4, 2}]
