@@ -305,8 +305,10 @@ def dropout_zeroes_some_and_scales_the_rest(impl, x, seed):
 
 @check(points=1, after=(pre_norm_is_the_default, post_norm_normalises_the_sum), sizes=ONE, x=normal("L M"), seed=seed())
 def residual_passes_gradients_both_ways(impl, x, seed):
-    """Gradients flow through the sublayer and around it, to x and to every parameter, pre-norm and post-norm."""
-    return [gradients(around_linear(impl, x.shape[-1], seed, norm_first=first), x, seed=seed) for first in (True, False)]
+    """Gradients flow through the sublayer, whatever it keeps for its own, and around it, to x and every parameter, pre- and post-norm."""
+    M, tanh = x.shape[-1], built_in(impl, "Tanh")  # whose gradient is computed from what it gave
+    seen = [gradients(around_linear(impl, M, seed, norm_first=first), x, seed=seed) for first in (True, False)]
+    return seen, [gradients(impl.Residual(tanh, M, first, p), x, seed=seed)["inputs"] for first in (True, False) for p in (0.0, 1.0)]
 
 
 @check(points=1, after=pre_norm_is_the_default, sizes=ONE, grad_out=normal("L M"), x=normal("L M"), weight=normal("M"), seed=seed())
