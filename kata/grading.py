@@ -2,6 +2,7 @@
 
 from kata.checks import check
 from kata.compare import at_most, close
+from kata.dropping import fates, parts_kept
 from kata.implementation import (
     beside,
     built_in,
@@ -31,6 +32,7 @@ __all__ = [
     "count",
     "distinct",
     "failure",
+    "fates",
     "folder",
     "gradients",
     "held",
@@ -40,6 +42,7 @@ __all__ = [
     "inputs_after",
     "normal",
     "parameters",
+    "parts_kept",
     "seed",
     "size",
     "steps",

@@ -110,8 +110,8 @@ def dotted_name(node: ast.AST, names: dict[str, str]) -> str | None:
 
 
 def value_of(dotted: str) -> Any:
-    """What a name stands for; None if that cannot be told: PyTorch raises what it likes for names that it does not have."""
+    """What a name stands for; None if that cannot be told."""
     try:
         return resolve(dotted)
-    except Exception:
+    except Exception:  # PyTorch raises what it likes for names that it does not have
         return None

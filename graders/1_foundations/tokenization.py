@@ -90,7 +90,8 @@ def training_stops_when_no_pair_occurs_twice(impl, data):
 @check(points=1, after=training_stops_when_no_pair_occurs_twice, sizes={"n": (1, 2, 8)}, data=text("n", "a \n"), draws=2)
 def training_knows_no_words(impl, data):
     """To train_bpe spaces and line ends are bytes like any other: pairs reach across them, at both ends of the data too."""
-    return impl.train_bpe((" \n" + data + "\t \t \n").encode(), 9), impl.train_bpe(("\r\n" + data + "\r\n").encode(), 9)
+    texts = " \n" + data + "\t \t \n", "\r\n" + data + "\r\n", "to be, " * 3 + data
+    return [impl.train_bpe(text.encode(), 9) for text in texts]
 
 
 @check(points=1, after=the_most_frequent_pair_is_merged, sizes={"n": (2, 3, 8)}, n=size("n"), byte=choice(0, 97, 128, 255), draws=2)

@@ -2,7 +2,21 @@
 
 import torch
 
-from kata.grading import booleans, check, choice, close, gradients, inputs_after, normal, parameters, seed, size, with_weights
+from kata.grading import (
+    booleans,
+    check,
+    choice,
+    close,
+    fates,
+    gradients,
+    inputs_after,
+    normal,
+    parameters,
+    parts_kept,
+    seed,
+    size,
+    with_weights,
+)
 
 FEW = {"B": (2,), "H": (3,), "D": (2,), "L": (1, 4), "S": (1, 5)}  # where sizes are not the subject
 
@@ -492,18 +506,6 @@ def single(module, seed, speaking, bare=False):
     return with_weights(module, seed, constant=silent | own)
 
 
-def told_apart(added, whole, p):
-    """In words what became of what a sub-layer gives: a number is dropped or not, and so is all that its bias of one stands on."""
-    kept = 1 / (1 - p)
-    cases = {"dropped": 0 * whole, "only the bias kept": 0 * whole + kept, "kept": ((whole - 1) * kept + 1) * kept}
-    hits = {name: torch.isclose(added, case, rtol=1e-4, atol=1e-4) for name, case in cases.items()}
-    hits["anything else"] = ~torch.stack(list(hits.values())).any(0)
-    dropped = hits["dropped"]
-    for axis, name in ((-1, "dropped in a part of a token"), (0, "dropped in a part of a batch")):
-        hits[name] = dropped.any(axis) & ~dropped.all(axis)
-    return {name: "some" if hit.any() else "none" for name, hit in hits.items()}
-
-
 @check(
     points=1,
     after=residual_is_never_dropped,
@@ -516,7 +518,8 @@ def told_apart(added, whole, p):
 def dropout_falls_in_its_places(impl, x, memory, dropout, seed):
     """Attention weights, hidden channels and what a sub-layer gives are dropped, number by number; the others are divided by 1 - p.
 
-    (With one token, one head and one hidden channel each of these shows by itself: what stays of a sub-layer is its bias, here 1.)
+    (With one token, one head and one hidden channel each of these shows by itself: what stays of a sub-layer is its bias, here 1.
+    Where there are three hidden channels, each of them adds 1.)
     """
     M, seen = x.shape[-1], {}
     for speaking in (SELF, CROSS, FORWARD):
@@ -524,7 +527,9 @@ def dropout_falls_in_its_places(impl, x, memory, dropout, seed):
         given = block(x, memory) - x
         block.eval()
         name = speaking.partition(".")[0]
-        seen[f"what {name} gives"] = told_apart(given, block(x, memory) - x, dropout)
+        seen[f"what {name} gives"] = fates(given, block(x, memory) - x, dropout)
         post_norm = single(impl.Decoder(1, M, 1, 1, dropout, norm_first=False), seed, speaking, bare=True)
         seen[f"two calls of a post-norm decoder, {name} giving its bias alone"] = same(post_norm(x, memory), post_norm(x, memory))
-    return seen
+    parts = {f"{SELF}.": 0.0, f"{CROSS}.": 0.0, "ff.up.weight": 0.0, "ff.up.bias": 1.0, f"{FORWARD}.weight": 1.0, f"{FORWARD}.bias": 0.0}
+    channels = with_weights(impl.DecoderBlock(M, 1, 3, dropout), seed, constant=parts)
+    return seen | {"how many of three hidden channels are kept": parts_kept(channels(x, memory) - x, dropout)}

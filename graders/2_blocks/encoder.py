@@ -2,7 +2,22 @@
 
 import torch
 
-from kata.grading import booleans, check, choice, close, gradients, indices, inputs_after, normal, parameters, seed, size, with_weights
+from kata.grading import (
+    booleans,
+    check,
+    choice,
+    close,
+    fates,
+    gradients,
+    indices,
+    inputs_after,
+    normal,
+    parameters,
+    parts_kept,
+    seed,
+    size,
+    with_weights,
+)
 
 FEW = {"B": (1, 2), "L": (1, 3), "H": (1, 2), "D": (2, 3), "F": (1, 5)}
 ONE = {"B": (2,), "L": (3,), "H": (2,), "D": (3,), "F": (5,)}  # where sizes are not the subject
@@ -454,24 +469,19 @@ def stream_itself_is_never_dropped(impl, N, x, H, F, seed):
 
 PLACES = {"attention": ("ff.down", "self_attn.out_proj.bias"), "feed-forward": ("self_attn.out_proj", "ff.down.bias")}  # silent; one
 SINGLE = {"B": (80,), "M": (6,)}  # sequences of one token, for a block with one head and one hidden channel
+PARTS = {
+    "self_attn.out_proj.": 0.0,
+    "ff.up.weight": 0.0,
+    "ff.up.bias": 1.0,
+    "ff.down.weight": 1.0,
+    "ff.down.bias": 0.0,
+}  # each hidden channel adds one
 
 
 def single(module, seed, silent, one, bare=False):
     """A module of one head and one hidden channel, in which one sub-layer adds something: its bias is one, and all of it if `bare`."""
     constant = {f"{silent}.": 0.0, one: 1.0, "ff.up.bias": 9.0} | ({one.replace("bias", "weight"): 0.0} if bare else {})
     return with_weights(module, seed, constant=constant)
-
-
-def told_apart(added, whole, p):
-    """In words what became of what a sub-layer adds: a number is dropped or not, and so is all that its bias of one stands on."""
-    kept = 1 / (1 - p)
-    cases = {"dropped": 0 * whole, "only the bias kept": 0 * whole + kept, "kept": ((whole - 1) * kept + 1) * kept}
-    hits = {name: torch.isclose(added, case, rtol=1e-4, atol=1e-4) for name, case in cases.items()}
-    hits["anything else"] = ~torch.stack(list(hits.values())).any(0)
-    dropped = hits["dropped"]
-    for axis, name in ((-1, "dropped in a part of a token"), (0, "dropped in a part of a batch")):
-        hits[name] = dropped.any(axis) & ~dropped.all(axis)
-    return {name: "some" if hit.any() else "none" for name, hit in hits.items()}
 
 
 @check(
@@ -485,14 +495,16 @@ def told_apart(added, whole, p):
 def dropout_falls_in_four_places(impl, x, dropout, seed):
     """Attention weights, hidden channels and what either sub-layer adds are dropped, number by number; the others are divided by 1 - p.
 
-    (With one token, one head and one hidden channel each of these shows by itself: what stays of a sub-layer is its bias, here 1.)
+    (With one token, one head and one hidden channel each of these shows by itself: what stays of a sub-layer is its bias, here 1.
+    Where there are three hidden channels, each of them adds 1.)
     """
     M, seen = x.shape[-1], {}
     for name, (silent, one) in PLACES.items():
         block = single(impl.EncoderBlock(M, 1, 1, dropout), seed, silent, one)
         added = block(x) - x
         block.eval()
-        seen[f"what {name} adds"] = told_apart(added, block(x) - x, dropout)
+        seen[f"what {name} adds"] = fates(added, block(x) - x, dropout)
         stack = single(impl.Encoder(1, M, 1, 1, dropout, norm_first=False), seed, silent, one, bare=True)
         seen[f"two calls of a post-norm stack, {name} adding its bias alone"] = alike(stack(x), stack(x))
-    return seen
+    channels = with_weights(impl.EncoderBlock(M, 1, 3, dropout), seed, constant=PARTS)
+    return seen | {"how many of three hidden channels are kept": parts_kept(channels(x) - x, dropout)}

@@ -294,6 +294,7 @@ def perplexity_weighs_tokens_alike(impl, nll_sums, token_counts):
         "these batches": impl.perplexity(sums, counts),
         "all in one batch": impl.perplexity([sum(sums)], [sum(counts)]),
         "and two without tokens": impl.perplexity([0.0, *sums, 0.0], [0, *counts, 0]),
+        "thirty times the loss": impl.perplexity([30 * nll for nll in sums], counts),
         "a thousand times as many tokens": impl.perplexity([1000 * nll for nll in sums], [1000 * n for n in counts]),
     }
 
