@@ -267,8 +267,8 @@ def no_tensor_holds_all_scores(impl, block):
 )
 def hidden_blocks_are_not_computed(impl, L):
     """With causal, blocks of scores that no query may see cost nothing: with L = S and 3 blocks, at most 4/5 of the operations."""
-    found = {}
-    for S, block in ((L, L // 3), (L + L // 2, L // 6)):
+    found, block = {}, L // 3
+    for S in (L, L + block):
         masked, free = costs(impl, L, S, block, True), costs(impl, L, S, block, False)
         for name in masked:
             found[f"share of {name}, {L} queries, {S} keys"] = masked[name]["flops"] / max(free[name]["flops"], 1)
