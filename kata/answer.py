@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Sequence
 from pathlib import Path
 
+from kata.loading import parsed
 from kata.offlimits import scan
 from kata.wire import harmless
 
@@ -56,8 +56,7 @@ def refuse_off_limits(file: Path, source: str, rules: Sequence[tuple[str, str]],
         Unreadable: there are some.
     """
     try:
-        tree = ast.parse(source, str(file))
-        found = scan(tree, rules, contract)
+        found = scan(parsed(source, file), rules, contract)
     except SyntaxError as error:
         line = (error.text or "").rstrip()
         pointer = " " * max((error.offset or 1) - 1, 0) + "^"

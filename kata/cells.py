@@ -12,6 +12,7 @@ from pathlib import Path
 from kata import progress
 from kata.asking import Misuse
 from kata.curriculum import Topic
+from kata.loading import parsed
 from kata.stubs import names_of
 
 MAGIC = ("%", "!", "?")
@@ -113,7 +114,7 @@ def statements_of(cell: str, names: Sequence[str]) -> Iterator[Statement]:
     typed = cell.replace("\r\n", "\n").replace("\r", "\n").split("\n")  # as Python sees lines: a form feed ends none
     for lines in (typed, ["" if line.startswith(MAGIC) else line for line in typed]):  # in a string such a line is no magic
         try:
-            tree = ast.parse("\n".join(lines))
+            tree = parsed("\n".join(lines))
             symtable.symtable("\n".join(lines), "cell", "exec")  # which finds what is wrong with names
             break
         except (SyntaxError, ValueError) as error:

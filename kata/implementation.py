@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from kata.loading import PARSING
 from kata.wire import DTYPES, NAMES, Malformed, Message, Tree, harmless, pack, unpack
 
 
@@ -182,7 +183,8 @@ def beside(impl: Implementation, given: Callable[..., Any]) -> Function:
 
 @functools.lru_cache(1024)
 def source_of(given: Callable[..., Any]) -> str:
-    return textwrap.dedent(inspect.getsource(given))
+    with PARSING:  # which the source of a class needs
+        return textwrap.dedent(inspect.getsource(given))
 
 
 def folder(impl: Implementation) -> str:

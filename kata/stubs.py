@@ -11,6 +11,7 @@ import ast
 import json
 
 from kata.curriculum import Topic
+from kata.loading import parsed
 
 GIVEN = "# given"
 Definition = ast.FunctionDef | ast.AsyncFunctionDef
@@ -18,7 +19,7 @@ Definition = ast.FunctionDef | ast.AsyncFunctionDef
 
 def public_names(source: str) -> list[str]:
     """The names that a solution's file defines for others: its contract."""
-    body = ast.parse(source).body
+    body = parsed(source).body
     return [n.name for n in body if isinstance(n, (Definition, ast.ClassDef)) and not n.name.startswith("_")]
 
 
@@ -31,7 +32,7 @@ def names_of(topic: Topic) -> list[str]:
 
 def cut(source: str) -> str:
     """The stub of a solution's source."""
-    tree = ast.parse(source)
+    tree = parsed(source)
     lines = source.splitlines()
     cuts: list[tuple[int, int, list[str]]] = []  # first line, line after the last, what stands there instead
     for node in tree.body:

@@ -111,7 +111,7 @@ def launch() -> subprocess.Popen[bytes]:
         FOLDER.mkdir(exist_ok=True)
         probe = FOLDER / f"writable-{os.getpid()}"
         probe.write_bytes(b"1")
-        probe.unlink()
+        probe.unlink(missing_ok=True)  # another thread may be here too
     except OSError as error:
         raise Cold(f"{FOLDER.relative_to(ROOT)}/ cannot be written: {error.strerror}") from error
     nothing = subprocess.DEVNULL

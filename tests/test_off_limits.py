@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import ast
+import gc
+import sys
+import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from rooms import ROOMS, TOPICS
 
 from kata.guard import resolve
+from kata.loading import parsed
 from kata.offlimits import scan
 from kata.verdict import Verdict
 
@@ -80,6 +85,38 @@ def test_scan_ends_soon_whatever_it_reads() -> None:
     began = time.process_time()
     assert found(source) == []
     assert time.process_time() - began < 2.0
+
+
+def test_any_number_of_threads_may_read_answers() -> None:
+    source = ROOMS["transformer"].solution
+    raised: list[BaseException] = []
+
+    def read(frames: int) -> None:
+        if frames:
+            return read(frames - 1)
+        try:
+            for _ in range(40):
+                parsed(source)
+        except BaseException as error:
+            raised.append(error)
+
+    def dawdle(phase: str, info: dict[str, Any]) -> None:  # in the middle of a tree, so that the other thread has its turn
+        for _ in range(200):
+            pass
+
+    interval = sys.getswitchinterval()
+    gc.callbacks.append(dawdle)
+    sys.setswitchinterval(1e-5)
+    try:
+        threads = [threading.Thread(target=read, args=(frames,)) for frames in (0, 12)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+        gc.callbacks.remove(dawdle)
+    assert raised == []
 
 
 @pytest.mark.parametrize("topic", TOPICS, ids=lambda topic: topic.name)

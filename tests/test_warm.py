@@ -11,11 +11,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from rooms import ROOMS
 
+from kata import warm
 from kata.curriculum import ROOT
 
 ROOM = ROOMS["attention"]
@@ -185,6 +187,15 @@ def test_a_folder_that_cannot_be_written_costs_the_warmth_only(project: Project)
     (project.root / ".kata").unlink()
     assert done.returncode == 0 and "All of Scaled Dot-Product Attention is right" in done.stdout
     assert "graded without the warm process" in done.stderr
+
+
+def test_any_number_of_threads_may_find_the_folder_writable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(warm, "ROOT", tmp_path)
+    monkeypatch.setattr(warm, "FOLDER", tmp_path / ".kata")
+    monkeypatch.setattr(subprocess, "Popen", lambda *command, **options: None)
+    with ThreadPoolExecutor(4) as pool:
+        for launched in [pool.submit(warm.launch) for _ in range(400)]:
+            launched.result()
 
 
 def test_whoever_stops_waiting_frees_the_resident(project: Project) -> None:
