@@ -1,26 +1,28 @@
-"""The commands. Nothing here imports PyTorch before it is needed."""
+"""The commands. Nothing here imports PyTorch before it is needed, nor Rich, which takes as long as all else together."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
-import subprocess
+import shutil
 import sys
+import textwrap
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from kata import progress
 from kata.asking import Misuse, grading, grading_here, runners
 from kata.curriculum import Curriculum, CurriculumError, Topic, load_curriculum
 from kata.request import request_for
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 app = typer.Typer(
     add_completion=False,
@@ -29,10 +31,19 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Practise building Transformers, and find out whether you can.",
 )
-out = Console(highlight=False, markup=False, emoji=False)
-err = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 TopicName = Annotated[str, typer.Argument(metavar="TOPIC", help="A topic's name, such as attention.")]
+
+
+@functools.cache
+def out(stderr: bool = False) -> Console:
+    from rich.console import Console
+
+    return Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+
+
+def err() -> Console:
+    return out(stderr=True)
 
 
 def run(arguments: list[str]) -> int:
@@ -40,7 +51,7 @@ def run(arguments: list[str]) -> int:
     try:
         status = int(app(arguments, standalone_mode=False, prog_name="kata") or 0)
     except (CurriculumError, Misuse) as error:
-        err.print(Text(str(error)))
+        err().print(str(error))
         return 2
     except (typer.Abort, KeyboardInterrupt):
         status = 130
@@ -51,7 +62,7 @@ def run(arguments: list[str]) -> int:
         show()
         return 2
     if status == 130:
-        err.print("stopped")
+        err().print("stopped")
     return status
 
 
@@ -72,7 +83,7 @@ def check(
         chosen = [t for t in curriculum.topics if everything or progress.started(t)]
         if not chosen:
             first = curriculum.topics[0]
-            out.print(f"Nothing is started yet. Open {relative(first.exercise)}, then `make check TOPIC={first.name}`.")
+            out().print(f"Nothing is started yet. Open {relative(first.exercise)}, then `make check TOPIC={first.name}`.")
             return 0
         return check_many(chosen, seed, as_json)
     return check_one(curriculum.find(topic), file, seed, as_json, everything, notebook)
@@ -90,20 +101,20 @@ def check_one(topic: Topic, file: Path | None, seed: int, as_json: bool, everyth
     if file is None:
         hints_left -= progress.read(topic.root).get(topic.name, progress.Record()).hints
     with grading(notice) as grade:
-        reply = grade(request_for(out, topic, answer, relative(shown), seed, hints_left, everything))
+        reply = grade(request_for(out(), topic, answer, relative(shown), seed, hints_left, everything))
     if file is None:
         progress.remember(topic, reply["verdict"])
     if as_json:
         print(json.dumps(reply["verdict"], indent=1))
     else:
-        out.file.write(reply["text"])
+        out().file.write(reply["text"])
     return 0 if reply["verdict"]["passed"] else 1
 
 
 def check_many(topics: list[Topic], seed: int, as_json: bool) -> int:
     from concurrent.futures import ThreadPoolExecutor
 
-    requests = [request_for(out, topic, topic.exercise, relative(topic.exercise), seed) for topic in topics]
+    requests = [request_for(out(), topic, topic.exercise, relative(topic.exercise), seed) for topic in topics]
     pool = ThreadPoolExecutor(os.cpu_count())
     with grading(notice) as grade, progress_bar(len(topics)) as advance:
         try:
@@ -118,6 +129,9 @@ def check_many(topics: list[Topic], seed: int, as_json: bool) -> int:
     if as_json:
         print(json.dumps(verdicts, indent=1))
     else:
+        from rich.table import Table
+        from rich.text import Text
+
         table = Table(box=None, header_style="dim")
         for column in ("", "topic", "points", "checks", "first to mend"):
             table.add_column(column, justify="right" if column in ("points", "checks") else "left")
@@ -129,7 +143,7 @@ def check_many(topics: list[Topic], seed: int, as_json: bool) -> int:
             table.add_row(
                 mark, f"{topic.number} {topic.name}", f"{verdict['points']}/{verdict['max_points']}", f"{right}/{len(checks)}", mend
             )
-        out.print(table)
+        out().print(table)
     return 0 if all(verdict["passed"] for verdict in verdicts) else 1
 
 
@@ -139,7 +153,7 @@ def progress_bar(total: int) -> Iterator[Callable[[], None]]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
     columns = TextColumn("checking"), BarColumn(), MofNCompleteColumn()
-    bar = Progress(*columns, console=err, transient=True, disable=not err.is_terminal)
+    bar = Progress(*columns, console=err(), transient=True, disable=not err().is_terminal)
     task = bar.add_task("", total=total)
     patience = threading.Timer(1.0, bar.start)
     patience.daemon = True
@@ -156,32 +170,36 @@ def progress_bar(total: int) -> Iterator[Callable[[], None]]:
 def list_topics() -> None:
     """The journey, with what is done."""
     curriculum = load_curriculum()
-    out.print(journey(curriculum))
+    color = False if os.environ.get("NO_COLOR") else None  # None: on a terminal
+    for line in journey(curriculum):
+        typer.echo(line, color=color)
 
 
-def journey(curriculum: Curriculum) -> Table:
+def journey(curriculum: Curriculum) -> Iterator[str]:
+    """A line for each chapter and lesson."""
     records = progress.read(curriculum.topics[0].root)
-    table = Table(box=None, header_style="dim", padding=(0, 1, 0, 0))
-    for column in ("", "", "topic", "", "minutes", "points"):
-        table.add_column(column, justify="right" if column in ("minutes", "points") else "left")
+    titles = {each.name: each.title if isinstance(each, Topic) else f"{each.title}, to read" for each in curriculum.lessons}
+    names_end, titles_end = max(map(len, titles)), max(map(len, titles.values()))
+    yield typer.style(f"       {'topic':<{names_end}} {'':<{titles_end}} minutes points", dim=True)
     chapter = ""
     for lesson in curriculum.lessons:
         if lesson.chapter != chapter:
-            table.add_row("", "", Text(f"{lesson.path.split('_')[0]} {lesson.chapter}", "bold"))
+            yield typer.style(f"       {lesson.path.split('_')[0]} {lesson.chapter}", bold=True)
             chapter = lesson.chapter
         record = records.get(lesson.name, progress.Record())
         begun = isinstance(lesson, Topic) and progress.started(lesson)
-        mark = Text("✓", "green") if record.passed else Text("◐", "yellow") if begun else Text("·", "dim")
+        mark = typer.style("✓", "green") if record.passed else typer.style("◐", "yellow") if begun else typer.style("·", dim=True)
+        title = typer.style(f"{titles[lesson.name]:<{titles_end}}", dim=True)
         points = f"{record.points}/{record.max_points}" if record.attempts else ""
-        title = lesson.title if isinstance(lesson, Topic) else f"{lesson.title}, to read"
-        table.add_row(mark, lesson.number, lesson.name, Text(title, "dim"), str(lesson.minutes), points)
-    return table
+        yield f"{mark} {lesson.number:<4} {lesson.name:<{names_end}} {title} {lesson.minutes:>7} {points:>6}".rstrip()
 
 
 @app.command()
 def hint(topic: TopicName) -> None:
     """One more hint each time."""
-    out.print(progress.next_hint(load_curriculum().find(topic)))
+    width = shutil.get_terminal_size().columns
+    for line in progress.next_hint(load_curriculum().find(topic)).splitlines():
+        typer.echo(textwrap.fill(line, width))
 
 
 @app.command()
@@ -190,13 +208,13 @@ def reveal(topic: TopicName, force: Annotated[bool, typer.Option("--force", help
     found = load_curriculum().find(topic)
     record = progress.read(found.root).get(found.name, progress.Record())
     if not force and not (record.attempts and progress.started(found)):
-        err.print(f"Try it first: write something in {relative(found.exercise)} and run `make check TOPIC={found.name}`.")
-        err.print(f"`make reveal TOPIC={found.name} FORCE=1` shows the solution all the same.", style="dim")
+        err().print(f"Try it first: write something in {relative(found.exercise)} and run `make check TOPIC={found.name}`.")
+        err().print(f"`make reveal TOPIC={found.name} FORCE=1` shows the solution all the same.", style="dim")
         return 1
     from rich.syntax import Syntax
 
     source = found.solution.read_text(encoding="utf-8")
-    out.print(Syntax(source, "python", background_color="default") if out.is_terminal else Text(source))
+    out().print(Syntax(source, "python", background_color="default") if out().is_terminal else source)
     return 0
 
 
@@ -205,19 +223,19 @@ def reset(topic: TopicName, yes: Annotated[bool, typer.Option("--yes", help="Do 
     """Bring the stub back; what you wrote is kept under .kata/."""
     found = load_curriculum().find(topic)
     if found.exercise.exists() and not progress.started(found):
-        out.print(f"{relative(found.exercise)} is the stub already.")
+        out().print(f"{relative(found.exercise)} is the stub already.")
         return 0
     try:
         if found.exercise.exists():
             if not yes and not typer.confirm(f"Replace what you wrote in {relative(found.exercise)} by the stub?"):
-                out.print("Nothing was changed.")
+                out().print("Nothing was changed.")
                 return 0
-            out.print(f"What you wrote is kept in {relative(progress.back_up(found))}.")
+            out().print(f"What you wrote is kept in {relative(progress.back_up(found))}.")
         progress.write_stub(found)
     except OSError as error:
-        err.print(f"nothing was replaced: {error.filename or relative(found.exercise)}: {error.strerror}")
+        err().print(f"nothing was replaced: {error.filename or relative(found.exercise)}: {error.strerror}")
         return 1
-    out.print(f"{relative(found.exercise)} is the stub again.")
+    out().print(f"{relative(found.exercise)} is the stub again.")
     return 0
 
 
@@ -231,7 +249,7 @@ def stubs() -> int:
     readme.refresh(root, curriculum)
     for topic in curriculum.topics:
         if topic.exercise.exists() and progress.started(topic):
-            out.print(f"{relative(topic.exercise)} differs; a copy is kept in {relative(progress.back_up(topic))}")
+            out().print(f"{relative(topic.exercise)} differs; a copy is kept in {relative(progress.back_up(topic))}")
         progress.write_stub(topic)
     (root / progress.DIGESTS).write_text(progress.digest_list(curriculum.topics), encoding="utf-8", newline="\n")
     return 0
@@ -240,6 +258,8 @@ def stubs() -> int:
 @app.command()
 def notebook(topic: TopicName) -> int:
     """Open a lesson in JupyterLab."""
+    import subprocess
+
     found = load_curriculum().lesson(topic)
     if not found.notebook.exists():
         raise Misuse(f"{found.name} has no notebook yet; `make lessons TOPIC={found.name}` builds it")
@@ -259,7 +279,7 @@ def lessons(topic: Annotated[str | None, typer.Argument(metavar="[TOPIC]", help=
             building.write(each, curriculum)
         except building.LessonError as error:
             raise Misuse(str(error)) from error
-        out.print(relative(each.notebook))
+        out().print(relative(each.notebook))
     return 0
 
 
@@ -276,7 +296,7 @@ def course(
 
     try:
         for written in writing.write(curriculum, chosen, folder):
-            out.print(relative(written))
+            out().print(relative(written))
     except (writing.CourseError, LessonError) as error:
         raise Misuse(str(error)) from error
     return 0
@@ -288,7 +308,7 @@ def debug(topic: TopicName, name: Annotated[str, typer.Argument(metavar="CHECK",
     found = load_curriculum().find(topic)
     from kata import debugging
 
-    return debugging.debug(out, found, name)
+    return debugging.debug(out(), found, name)
 
 
 @app.command()
@@ -303,7 +323,7 @@ def train(
 
         if found.name not in training.TOPICS:
             raise Misuse(f"{found.name} has no training run; those that have one: {', '.join(training.TOPICS)}")
-        return training.train(out, found, relative(file or found.exercise), starter)
+        return training.train(out(), found, relative(file or found.exercise), starter)
 
 
 @app.command()
@@ -312,7 +332,7 @@ def matrix(topic: TopicName) -> int:
     found = load_curriculum().find(topic)
     from kata import matrix as matrices
 
-    return matrices.show(out, found)
+    return matrices.show(out(), found)
 
 
 @app.command()
@@ -324,7 +344,7 @@ def watch(
 
     curriculum = load_curriculum()
     with grading_here() as cold:
-        return watching.start(out, curriculum, curriculum.find(topic) if topic else None, cold)
+        return watching.start(out(), curriculum, curriculum.find(topic) if topic else None, cold)
 
 
 @app.command()
@@ -332,7 +352,7 @@ def stop() -> None:
     """End the process that keeps PyTorch warm between checks."""
     from kata import warm
 
-    out.print("stopped" if warm.stop() else "none was running")
+    out().print("stopped" if warm.stop() else "none was running")
 
 
 @app.command()
@@ -341,7 +361,7 @@ def doctor() -> int:
     with runners() as starter:
         from kata import examine
 
-        return examine.doctor(out, starter)
+        return examine.doctor(out(), starter)
 
 
 @app.command()
@@ -350,11 +370,11 @@ def new(path: Annotated[str, typer.Argument(metavar="CHAPTER/TOPIC", help="Such 
     from kata import layout
 
     for line in layout.new_topic(path):
-        out.print(Text(line))
+        out().print(line)
 
 
 def notice(text: str) -> None:
-    err.print(Text(text, "dim"), soft_wrap=True)
+    err().print(text, style="dim", soft_wrap=True)
 
 
 def relative(path: Path) -> Path:

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from kata.toml import TOMLError, parse
+import tomli
 
 ROOT = Path(__file__).resolve().parent.parent
 FILE = "curriculum.toml"
@@ -136,10 +136,10 @@ def load_curriculum(root: Path = ROOT) -> Curriculum:
     """
     file = root / FILE
     try:
-        data = parse(file.read_text(encoding="utf-8"))
+        data = tomli.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise CurriculumError(f"{FILE} cannot be read: {error.strerror}") from error
-    except (TOMLError, UnicodeDecodeError) as error:
+    except (tomli.TOMLDecodeError, UnicodeDecodeError) as error:
         raise CurriculumError(f"{FILE} is not legal TOML: {error}") from error
     require_keys(FILE, data, {"chapters": dict, "off_limits": list, "topic": list}, {"overview": list})
     everywhere = rules_of(f"{FILE}: off_limits", data["off_limits"])

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import tomli
+
 from kata.curriculum import FILE, ROOT, CurriculumError, load_curriculum
-from kata.toml import parse
 
 SOLUTION = '''"""{title}.
 
@@ -119,7 +120,7 @@ def new_topic(path: str, root: Path = ROOT) -> list[str]:
         CurriculumError: the path is not legal or is taken; nothing was written.
     """
     curriculum = load_curriculum(root)
-    chapters = parse((root / FILE).read_text(encoding="utf-8"))["chapters"]
+    chapters = tomli.loads((root / FILE).read_text(encoding="utf-8"))["chapters"]
     folder, _, name = path.partition("/")
     if folder not in chapters or not name.isidentifier():
         legal = ", ".join(f"{chapter}/NAME" for chapter in chapters)

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import tomli
+
 from kata.implementation import Implementation
 from kata.loading import load
-from kata.toml import TOMLError, parse
 
 KEYS = {"id", "says", "old", "new", "twins"}
 
@@ -41,8 +42,8 @@ def load_mistakes(path: Path, reference: str) -> list[Mistake]:
         MistakesError: an entry is incomplete, or its `old` does not occur exactly once.
     """
     try:
-        entries = parse(path.read_text(encoding="utf-8"))["mistake"]
-    except (OSError, TOMLError, KeyError) as error:
+        entries = tomli.loads(path.read_text(encoding="utf-8"))["mistake"]
+    except (OSError, tomli.TOMLDecodeError, KeyError) as error:
         raise MistakesError(f"{path.name}: no legal [[mistake]] table: {error}") from error
     mistakes: list[Mistake] = []
     for entry in entries:

@@ -14,8 +14,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from rich.text import Text
-
 from kata.curriculum import Topic
 from kata.stubs import cut
 
@@ -107,19 +105,19 @@ def remember(topic: Topic, verdict: dict[str, Any]) -> None:
         note(topic, records)
 
 
-def next_hint(topic: Topic) -> Text:
+def next_hint(topic: Topic) -> str:
     """One more hint each time, all of them when there is no other."""
     records = read(topic.root)
     record = records.setdefault(topic.name, Record())
     total = len(topic.hints)
     if record.hints >= total:
         listed = "".join(f"\n{number}. {text}\n" for number, text in enumerate(topic.hints, 1))
-        return Text(f"All {total} hints have been given:\n{listed}\n`make reveal TOPIC={topic.name}` shows the solution.")
+        return f"All {total} hints have been given:\n{listed}\n`make reveal TOPIC={topic.name}` shows the solution."
     record.hints += 1
     note(topic, records)
     left = total - record.hints
-    said = f"Hint {record.hints} of {total}: {topic.hints[record.hints - 1]}\n"
-    return Text(said) + Text(f"{left} left." if left else "That was the last one.", "dim")
+    then = f"{left} left." if left else "That was the last one."
+    return f"Hint {record.hints} of {total}: {topic.hints[record.hints - 1]}\n{then}"
 
 
 def note(topic: Topic, records: dict[str, Record]) -> None:

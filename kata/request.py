@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
-
-from rich.console import Console
+from typing import TYPE_CHECKING, Any
 
 from kata.curriculum import Topic
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 def request_for(

@@ -7,6 +7,7 @@ import doctest
 import re
 
 import pytest
+import tomli
 from record_readme import recorded
 from rooms import ROOMS, TOPICS, committed, solution, tracked
 
@@ -14,7 +15,6 @@ from kata import progress
 from kata.curriculum import ROOT, load_curriculum
 from kata.readme import with_table
 from kata.stubs import cut, public_names
-from kata.toml import parse
 
 NAMES = [topic.name for topic in TOPICS]
 
@@ -89,10 +89,17 @@ def test_readme_shows_what_is_shown_today(runners) -> None:
 
 
 def test_pins_are_within_the_ranges_and_name_every_dependency() -> None:
-    project = parse((ROOT / "pyproject.toml").read_text())["project"]
+    project = tomli.loads((ROOT / "pyproject.toml").read_text())["project"]
     pinned = set(re.findall(r"^([a-z0-9-]+)==", (ROOT / "constraints.txt").read_text(), re.MULTILINE))
     wanted = [*project["dependencies"], *(need for extra in project["optional-dependencies"].values() for need in extra)]
     assert {re.split(r"[><=;]", need)[0] for need in wanted} <= pinned
+
+
+@pytest.mark.xdist_group("of_its_own")
+def test_tests_of_a_group_run_in_one_process(request: pytest.FixtureRequest) -> None:
+    """By xdist's way of telling its processes: a version of pytest that it does not fit scatters them, without a word."""
+    if hasattr(request.config, "workerinput"):
+        assert request.node.nodeid.endswith("@of_its_own")
 
 
 def test_nothing_refers_outside_the_project() -> None:
