@@ -18,13 +18,17 @@ def parsed(source: str, path: str | Path = "<source>") -> ast.Module:
         return ast.parse(source, str(path))
 
 
-def load(source: str, path: str | Path, name: str) -> ModuleType:
+def load(source: str, path: str | Path, name: str, tree: ast.Module | None = None) -> ModuleType:
     """Execute source as the module `name`; its tracebacks show the lines of `path`.
+
+    Args:
+        tree: is executed in the source's place.
 
     Raises:
         SyntaxError: as Python tells it. Whatever the source raises comes through.
     """
-    code = compile(source, str(path), "exec", dont_inherit=True)
+    with PARSING:
+        code = compile(source if tree is None else tree, str(path), "exec", dont_inherit=True)
     module = ModuleType(name)
     module.__file__ = str(path)
     linecache.cache[str(path)] = (len(source), None, source.splitlines(keepends=True), str(path))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from types import ModuleType
 from typing import Any
 
 from kata.checks import UNUSABLE, Check, load_checks
@@ -15,6 +17,7 @@ from kata.implementation import Implementation
 from kata.inputs import Rung
 from kata.loading import load
 from kata.mistakes import Mistake, load_mistakes
+from kata.reach import MARK, differing, marked
 from kata.stubs import public_names
 
 COMPUTING = threading.RLock()  # what runs in this process has one global generator
@@ -37,8 +40,13 @@ class Room:
         return public_names(self.solution)
 
     @cached_property
+    def module(self) -> ModuleType:
+        """The solution, marked to tell what it reaches."""
+        return load(self.solution, self.topic.solution, f"kata_reference_{self.topic.name}", marked(self.solution))
+
+    @cached_property
     def reference(self) -> Implementation:
-        return Implementation(Local(load(self.solution, self.topic.solution, f"kata_reference_{self.topic.name}")))
+        return Implementation(Local(self.module))
 
     def knows(self, check: Check, rung: Rung) -> bool:
         """Whether it can say what is wanted on this rung."""
@@ -51,12 +59,40 @@ class Room:
             if place not in self.seen:
                 if len(self.seen) >= REMEMBERED:
                     self.seen.clear()
+                    self.reached.clear()
                 inputs = rung.inputs(check.inputs, key)
-                outcome = check.run(self.reference, inputs) if check.wanted is None else Value(check.wanted)
+                if check.wanted is None:
+                    outcome, self.reached[place] = self.watched(lambda: check.run(self.reference, inputs))
+                else:
+                    outcome = Value(check.wanted)
                 if isinstance(outcome, Raised) and outcome.types[0] == UNUSABLE:  # else an answer over which it stumbles too would pass
                     raise RuntimeError(f"the check {check.name} stumbles over the reference: {outcome.message}")
                 self.seen[place] = inputs, outcome
             return self.seen[place]
+
+    def watched(self, run: Callable[[], Outcome]) -> tuple[Outcome, frozenset[str]]:
+        """What comes of running the reference, and which of its functions were called then, or as it was loaded."""
+        names: set[str] = getattr(self.module, MARK)
+        loading = frozenset(names)
+        try:
+            return run(), frozenset(names)
+        finally:
+            names &= loading
+
+    def meets(self, mistake: Mistake, place: Any) -> bool:
+        """Whether what the reference did there has come to where the mistake is."""
+        if mistake.id not in self.differences:
+            self.differences[mistake.id] = differing(self.solution, mistake.source)
+        differences, reached = self.differences[mistake.id], self.reached.get(place)
+        return differences is None or reached is None or not differences.isdisjoint(reached)
+
+    @cached_property
+    def differences(self) -> dict[str, frozenset[str] | None]:
+        return {}
+
+    @cached_property
+    def reached(self) -> dict[Any, frozenset[str]]:
+        return {}
 
     @cached_property
     def seen(self) -> dict[Any, tuple[dict[str, Any], Outcome]]:
@@ -69,8 +105,9 @@ class Room:
             if place not in self.made:
                 if len(self.made) >= REMEMBERED:
                     self.made.clear()
-                inputs, _ = self.wanted(check, rung, key)
-                self.made[place] = check.run(mistake.implementation, inputs)
+                inputs, wanted = self.wanted(check, rung, key)
+                met = self.meets(mistake, (check.name, rung, key))
+                self.made[place] = check.run(mistake.implementation, inputs) if met else wanted
             return self.made[place]
 
     def fails(self, mistake: Mistake, check: Check, rung: Rung, key: Any) -> bool:
