@@ -12,9 +12,9 @@ import textwrap
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
+import click
 
 from kata import progress
 from kata.asking import Misuse, grading, grading_here, runners
@@ -24,15 +24,21 @@ from kata.request import request_for
 if TYPE_CHECKING:
     from rich.console import Console
 
-app = typer.Typer(
-    add_completion=False,
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    help="Practise building Transformers, and find out whether you can.",
-)
+TOPIC = click.argument("topic")
+ANY_TOPIC = click.argument("topic", required=False)
+PATH = click.Path(path_type=Path)
 
-TopicName = Annotated[str, typer.Argument(metavar="TOPIC", help="A topic's name, such as attention.")]
+
+class AsWritten(click.Group):
+    """Commands in the order of this file, what learners need most first."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        return list(self.commands)
+
+
+@click.group(cls=AsWritten)
+def app() -> None:
+    """Practise building Transformers, and find out whether you can."""
 
 
 @functools.cache
@@ -49,17 +55,14 @@ def err() -> Console:
 def run(arguments: list[str]) -> int:
     """Carry out one command; its exit status: 0 right, 1 not right yet, 2 misused."""
     try:
-        status = int(app(arguments, standalone_mode=False, prog_name="kata") or 0)
+        status = int(app.main(arguments, prog_name="kata", standalone_mode=False) or 0)
     except (CurriculumError, Misuse) as error:
         err().print(str(error))
         return 2
-    except (typer.Abort, KeyboardInterrupt):
+    except (click.Abort, KeyboardInterrupt):
         status = 130
-    except Exception as error:
-        show = getattr(error, "show", None)  # click's own messages about options and arguments
-        if show is None:
-            raise
-        show()
+    except click.ClickException as error:  # options and arguments
+        error.show()
         return 2
     if status == 130:
         err().print("stopped")
@@ -67,15 +70,17 @@ def run(arguments: list[str]) -> int:
 
 
 @app.command()
-def check(
-    topic: Annotated[str | None, typer.Argument(metavar="[TOPIC]", help="One topic; without it, every topic you have started.")] = None,
-    file: Annotated[Path | None, typer.Option(help="Grade this file instead of the exercise.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the verdict for machines.")] = False,
-    seed: Annotated[int, typer.Option(help="Other numbers in the inputs.")] = 0,
-    everything: Annotated[bool, typer.Option("--all", help="Every failure in full; without TOPIC, every topic.")] = False,
-    notebook: Annotated[bool, typer.Option("--notebook", help="Grade the cells of the topic's notebook, or of FILE.")] = False,
-) -> int:
-    """Grade an answer and say what is right, what is not, and why."""
+@ANY_TOPIC
+@click.option("--file", type=PATH, help="Grade this file instead of the exercise.")
+@click.option("--json", "as_json", is_flag=True, help="Print the verdict for machines.")
+@click.option("--seed", default=0, show_default=True, help="Other numbers in the inputs.")
+@click.option("--all", "everything", is_flag=True, help="Every failure in full; without TOPIC, every topic.")
+@click.option("--notebook", is_flag=True, help="Grade the cells of the topic's notebook, or of FILE.")
+def check(topic: str | None, file: Path | None, as_json: bool, seed: int, everything: bool, notebook: bool) -> int:
+    """Grade an answer and say what is right, what is not, and why.
+
+    Without TOPIC, every topic you have started.
+    """
     curriculum = load_curriculum()
     if topic is None:
         if file is not None or notebook:
@@ -172,7 +177,7 @@ def list_topics() -> None:
     curriculum = load_curriculum()
     color = False if os.environ.get("NO_COLOR") else None  # None: on a terminal
     for line in journey(curriculum):
-        typer.echo(line, color=color)
+        click.echo(line, color=color)
 
 
 def journey(curriculum: Curriculum) -> Iterator[str]:
@@ -180,30 +185,33 @@ def journey(curriculum: Curriculum) -> Iterator[str]:
     records = progress.read(curriculum.topics[0].root)
     titles = {each.name: each.title if isinstance(each, Topic) else f"{each.title}, to read" for each in curriculum.lessons}
     names_end, titles_end = max(map(len, titles)), max(map(len, titles.values()))
-    yield typer.style(f"       {'topic':<{names_end}} {'':<{titles_end}} minutes points", dim=True)
+    yield click.style(f"       {'topic':<{names_end}} {'':<{titles_end}} minutes points", dim=True)
     chapter = ""
     for lesson in curriculum.lessons:
         if lesson.chapter != chapter:
-            yield typer.style(f"       {lesson.path.split('_')[0]} {lesson.chapter}", bold=True)
+            yield click.style(f"       {lesson.path.split('_')[0]} {lesson.chapter}", bold=True)
             chapter = lesson.chapter
         record = records.get(lesson.name, progress.Record())
         begun = isinstance(lesson, Topic) and progress.started(lesson)
-        mark = typer.style("✓", "green") if record.passed else typer.style("◐", "yellow") if begun else typer.style("·", dim=True)
-        title = typer.style(f"{titles[lesson.name]:<{titles_end}}", dim=True)
+        mark = click.style("✓", "green") if record.passed else click.style("◐", "yellow") if begun else click.style("·", dim=True)
+        title = click.style(f"{titles[lesson.name]:<{titles_end}}", dim=True)
         points = f"{record.points}/{record.max_points}" if record.attempts else ""
         yield f"{mark} {lesson.number:<4} {lesson.name:<{names_end}} {title} {lesson.minutes:>7} {points:>6}".rstrip()
 
 
 @app.command()
-def hint(topic: TopicName) -> None:
+@TOPIC
+def hint(topic: str) -> None:
     """One more hint each time."""
     width = shutil.get_terminal_size().columns
     for line in progress.next_hint(load_curriculum().find(topic)).splitlines():
-        typer.echo(textwrap.fill(line, width))
+        click.echo(textwrap.fill(line, width))
 
 
 @app.command()
-def reveal(topic: TopicName, force: Annotated[bool, typer.Option("--force", help="Without an attempt of your own.")] = False) -> int:
+@TOPIC
+@click.option("--force", is_flag=True, help="Without an attempt of your own.")
+def reveal(topic: str, force: bool) -> int:
     """The solution, after an honest attempt."""
     found = load_curriculum().find(topic)
     record = progress.read(found.root).get(found.name, progress.Record())
@@ -219,7 +227,9 @@ def reveal(topic: TopicName, force: Annotated[bool, typer.Option("--force", help
 
 
 @app.command()
-def reset(topic: TopicName, yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False) -> int:
+@TOPIC
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def reset(topic: str, yes: bool) -> int:
     """Bring the stub back; what you wrote is kept under .kata/."""
     found = load_curriculum().find(topic)
     if found.exercise.exists() and not progress.started(found):
@@ -227,7 +237,7 @@ def reset(topic: TopicName, yes: Annotated[bool, typer.Option("--yes", help="Do 
         return 0
     try:
         if found.exercise.exists():
-            if not yes and not typer.confirm(f"Replace what you wrote in {relative(found.exercise)} by the stub?"):
+            if not yes and not click.confirm(f"Replace what you wrote in {relative(found.exercise)} by the stub?"):
                 out().print("Nothing was changed.")
                 return 0
             out().print(f"What you wrote is kept in {relative(progress.back_up(found))}.")
@@ -256,7 +266,8 @@ def stubs() -> int:
 
 
 @app.command()
-def notebook(topic: TopicName) -> int:
+@TOPIC
+def notebook(topic: str) -> int:
     """Open a lesson in JupyterLab."""
     import subprocess
 
@@ -269,8 +280,12 @@ def notebook(topic: TopicName) -> int:
 
 
 @app.command()
-def lessons(topic: Annotated[str | None, typer.Argument(metavar="[TOPIC]", help="One lesson; without it, all.")] = None) -> int:
-    """Build the notebooks from lessons/, run them, and save them with their outputs; for developers."""
+@ANY_TOPIC
+def lessons(topic: str | None) -> int:
+    """Build the notebooks from lessons/, run them, and save them with their outputs; for developers.
+
+    Without TOPIC, all of them.
+    """
     curriculum = load_curriculum()
     from kata import lessons as building
 
@@ -284,11 +299,13 @@ def lessons(topic: Annotated[str | None, typer.Argument(metavar="[TOPIC]", help=
 
 
 @app.command()
-def course(
-    topic: Annotated[str | None, typer.Argument(metavar="[TOPIC]", help="One assignment; without it, all.")] = None,
-    folder: Annotated[Path, typer.Option(help="Where the course is written.")] = Path("course"),
-) -> int:
-    """Write an nbgrader course: sources, configuration, and the release for students."""
+@ANY_TOPIC
+@click.option("--folder", type=PATH, default="course", show_default=True, help="Where the course is written.")
+def course(topic: str | None, folder: Path) -> int:
+    """Write an nbgrader course: sources, configuration, and the release for students.
+
+    Without TOPIC, an assignment for each.
+    """
     curriculum = load_curriculum()
     chosen = [curriculum.find(topic)] if topic else curriculum.topics
     from kata import course as writing
@@ -303,7 +320,9 @@ def course(
 
 
 @app.command()
-def debug(topic: TopicName, name: Annotated[str, typer.Argument(metavar="CHECK", help="A check's name.")]) -> int:
+@TOPIC
+@click.argument("name", metavar="CHECK")
+def debug(topic: str, name: str) -> int:
     """Run one check in this process, so that breakpoints work."""
     found = load_curriculum().find(topic)
     from kata import debugging
@@ -312,10 +331,9 @@ def debug(topic: TopicName, name: Annotated[str, typer.Argument(metavar="CHECK",
 
 
 @app.command()
-def train(
-    topic: TopicName,
-    file: Annotated[Path | None, typer.Option(help="Train this file's model instead of the exercise's.")] = None,
-) -> int:
+@TOPIC
+@click.option("--file", type=PATH, help="Train this file's model instead of the exercise's.")
+def train(topic: str, file: Path | None) -> int:
     """Train your model on real data and see what it has learnt."""
     found = load_curriculum().find(topic)
     with runners() as starter:
@@ -327,7 +345,8 @@ def train(
 
 
 @app.command()
-def matrix(topic: TopicName) -> int:
+@TOPIC
+def matrix(topic: str) -> int:
     """Which check catches which mistake; for those who write graders."""
     found = load_curriculum().find(topic)
     from kata import matrix as matrices
@@ -336,10 +355,12 @@ def matrix(topic: TopicName) -> int:
 
 
 @app.command()
-def watch(
-    topic: Annotated[str | None, typer.Argument(metavar="[TOPIC]", help="One topic; without it, whichever you save.")] = None,
-) -> int:
-    """Grade at every save, until you press q."""
+@ANY_TOPIC
+def watch(topic: str | None) -> int:
+    """Grade at every save, until you press q.
+
+    Without TOPIC, whichever you save.
+    """
     from kata import watch as watching
 
     curriculum = load_curriculum()
@@ -365,8 +386,9 @@ def doctor() -> int:
 
 
 @app.command()
-def new(path: Annotated[str, typer.Argument(metavar="CHAPTER/TOPIC", help="Such as 2_blocks/swiglu.")]) -> None:
-    """Lay out the files of a new topic."""
+@click.argument("path", metavar="CHAPTER/TOPIC")
+def new(path: str) -> None:
+    """Lay out the files of a new topic, such as 2_blocks/swiglu."""
     from kata import layout
 
     for line in layout.new_topic(path):

@@ -34,7 +34,7 @@ FOLDER = "course"
 CONFIG = "nbgrader_config.py"
 BEGIN, END = "### BEGIN SOLUTION", "### END SOLUTION"
 HERE = "# YOUR CODE HERE"
-NEEDED = "torch numpy rich typer watchfiles jinja2 safetensors matplotlib ipykernel jupyterlab"
+NEEDED = "torch numpy rich click tomli watchfiles jinja2 safetensors matplotlib ipykernel jupyterlab"
 
 
 class CourseError(Exception):
