@@ -227,13 +227,20 @@ class Host:
         frames = traceback.extract_tb(error.__traceback__)
         path = self.namespace.__file__
         own = next((i for i, frame in enumerate(frames) if frame.filename == path), None)
-        text = str(error)
+        text = text_of(error)
         if own is None and isinstance(error, TypeError) and "name" in header.get("target", {}):
             text = f"`{header['target']['name']}` cannot be called as the contract says: {text}"
         ours = str(Path(__file__).parent)
         shown = [] if own is None else [frame for frame in frames[own:] if not frame.filename.startswith(ours)]
         types = [f"{cls.__module__}.{cls.__qualname__}" for cls in type(error).__mro__]
         return {"types": types[:10], "message": text[:MAX_TEXT], "traceback": "".join(traceback.format_list(shown))[-MAX_TEXT:]}
+
+
+def text_of(error: BaseException) -> str:
+    try:
+        return str(error)
+    except BaseException as another:  # `__str__` is the learner's code too
+        return f"its own text cannot be made, for __str__ raises {type(another).__name__}"
 
 
 @functools.lru_cache(1024)

@@ -54,8 +54,12 @@ Grade = Callable[..., Verdict]
         ("def softmax(x, dim):\n    return x.numpy()\n", "a float64 tensor of shape (1, 1, 1) wanted, an object of type ndarray came"),
         ("def softmax(x, dim):\n    return x[0]\n", "shape (1, 1, 1) wanted, (1, 1) came"),
         ("def softmax(x, dim):\n    return y\n", "NameError: name 'y' is not defined"),
+        (
+            "class Shy(Exception):\n    def __str__(self):\n        return 1 / 0\ndef softmax(x, dim):\n    raise Shy\n",
+            "Shy: its own text cannot be made, for __str__ raises ZeroDivisionError",
+        ),
     ],
-    ids=range(21),
+    ids=range(22),
 )
 def test_a_file_that_cannot_be_right_is_told_why(source: str | bytes, says: str, verdict_on: Grade) -> None:
     verdict = verdict_on("attention", source)
