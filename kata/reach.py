@@ -32,7 +32,11 @@ def marked(source: str) -> ast.Module:
 def mark_functions(node: ast.AST, within: str) -> None:
     for child in ast.iter_child_nodes(node):
         if isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef)):
-            child.body.insert(0 if ast.get_docstring(child) is None else 1, *ast.parse(f"{MARK}.add({within + child.name!r})").body)
+            place = 0 if ast.get_docstring(child) is None else 1
+            mark = ast.parse(f"{MARK}.add({within + child.name!r})").body[0]
+            for part in ast.walk(mark):  # on the line of what comes next, so that lines executed are as many as before
+                ast.copy_location(part, child.body[min(place, len(child.body) - 1)])
+            child.body.insert(place, mark)
         else:
             mark_functions(child, f"{within}{child.name}." if isinstance(child, ast.ClassDef) else within)
 

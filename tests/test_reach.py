@@ -6,6 +6,7 @@ import pytest
 from rooms import ROOMS, TOPICS
 
 from kata.compare import compare
+from kata.costs import StepCounter
 from kata.loading import load
 from kata.reach import MARK, differing, marked
 
@@ -95,6 +96,18 @@ def test_a_marked_module_does_the_same_and_tells_what_was_called() -> None:
     assert reached == {"once", "later", "inner", "Box.__init__", "Box.full"}
     assert module.twice(2) == 4
     assert "twice" in reached
+
+
+def test_a_marked_module_executes_as_many_lines() -> None:
+    steps = []
+    for tree in (None, marked(SOURCE)):
+        module = load(SOURCE, "marked.py", "kata_marked", tree)
+        with StepCounter() as counter:
+            module.later([1, 2])
+            module.twice(2)
+            module.Box().full = 1
+        steps.append(counter.steps)
+    assert steps[0] == steps[1] > 8
 
 
 @pytest.mark.parametrize("topic", [pytest.param(topic.name, marks=pytest.mark.xdist_group(topic.name)) for topic in TOPICS])
