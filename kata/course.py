@@ -34,7 +34,7 @@ FOLDER = "course"
 CONFIG = "nbgrader_config.py"
 BEGIN, END = "### BEGIN SOLUTION", "### END SOLUTION"
 HERE = "# YOUR CODE HERE"
-NEEDED = "torch numpy rich click tomli watchfiles jinja2 safetensors matplotlib ipykernel jupyterlab"
+NEEDED = "torch numpy rich click tomli watchfiles jinja2 msgpack matplotlib ipykernel jupyterlab"
 
 
 class CourseError(Exception):
@@ -110,7 +110,7 @@ def write_assignment(topic: Topic, curriculum: Curriculum, folder: Path) -> None
     grader = folder / "graders" / f"{topic.path}.py"
     grader.parent.mkdir(parents=True)
     shutil.copy(topic.grader, grader)
-    record(room, folder / "recorded" / f"{topic.path}.safetensors")
+    record(room, folder / "recorded" / f"{topic.path}.outcomes")
     (folder / "requirements.txt").write_text("\n".join(NEEDED.split()) + "\n", encoding="utf-8")
 
 

@@ -84,7 +84,7 @@ class Topic(Lesson):
 
     @property
     def recorded(self) -> Path:
-        return self.root / "recorded" / f"{self.path}.safetensors"
+        return self.root / "recorded" / f"{self.path}.outcomes"
 
 
 @dataclass(frozen=True)

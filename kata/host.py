@@ -31,11 +31,12 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from kata import training, weights
 from kata.costs import CostMode, StepCounter
-from kata.wire import DTYPES, NAMES, Message, Tree, pack, unpack
+from kata.wire import DTYPES, NAMES, Message, Unwrap, Written
 
 MAX_TEXT = 2000  # characters of an exception's text or traceback
+MAX_NAME = 200  # characters of an exception's name
 
-CallBack = Callable[[Message], Message]
+CallBack = Callable[[Written], Message]
 
 
 class Missing(Exception):
@@ -51,11 +52,10 @@ class Host:
         self.keys: dict[int, int] = {}  # id of an object: its key
         self.given: dict[str, Any] = {}  # by source: what the grader wants to live here
 
-    def answer(self, message: Message, call_back: CallBack) -> Message:
+    def answer(self, message: Message, call_back: CallBack) -> Written:
         """The reply to one request; never raises."""
-        header, tensors = message
+        header = message.header
         unwrap = self.unwrapper(call_back)
-        made: list[Tensor] = []
         try:
             if "begins" in header:
                 self.begin(header["begins"])
@@ -64,15 +64,14 @@ class Host:
             elif header["do"] == "folder":
                 result = self.own_folder()
             else:
-                target = unwrap(header["target"])
-                args = unpack(header["args"], tensors, unwrap)
-                kwargs = unpack(header["kwargs"], tensors, unwrap)
+                target = unwrap(*header["target"])
+                args, kwargs = message.open(unwrap)
                 operation = getattr(self, header["do"])
                 extra = {"seed": header["seed"]} if "seed" in header else {}
                 result = operation(target, args, kwargs, **extra)
-            return {"result": pack(result, made, self.wrap)}, made
+            return Written({}, result, self.wrap)
         except BaseException as error:  # whatever a learner raises is an answer, SystemExit too
-            return {"raised": self.describe(error, header)}, []
+            return Written({"raised": self.describe(error, header)})
 
     def begin(self, seed: int) -> None:
         """A run begins: nothing is left of the one before, and global randomness is the same wherever it happens."""
@@ -99,16 +98,14 @@ class Host:
         with self.guard():
             return target(*args, **kwargs)
 
-    def get(self, target: Tree, name: str) -> Any:
-        owner = self.objects[target["object"]]
+    def get(self, target: tuple[str, int], name: str) -> Any:
+        _, key = target
         with self.guard():
-            value = getattr(owner, name)
-        if inspect.isroutine(value):
-            return Reference({"method": [target["object"], name]})
-        return value
+            value = getattr(self.objects[key], name)
+        return Reference("method", [key, name]) if inspect.isroutine(value) else value
 
     def held(self, target: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]) -> Any:
-        return tree_map(lambda leaf: Reference(self.keep(leaf)), self.call(target, args, kwargs))
+        return tree_map(lambda leaf: Reference(*self.keep(leaf)), self.call(target, args, kwargs))
 
     def inputs_after(self, target: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]) -> Any:
         self.call(target, args, kwargs)
@@ -159,22 +156,21 @@ class Host:
 
     # References.
 
-    def keep(self, value: Any) -> Tree:
+    def keep(self, value: Any) -> tuple[str, Any]:
         if id(value) not in self.keys:
             self.keys[id(value)] = len(self.objects)
             self.objects[len(self.objects)] = value
-        return {"object": self.keys[id(value)], "type": type(value).__name__}
+        return "new", [self.keys[id(value)], type(value).__name__]
 
-    def wrap(self, value: Any) -> Tree:
+    def wrap(self, value: Any) -> tuple[str, Any]:
         if isinstance(value, Reference):
-            return value.tree
+            return value.kind, value.content
         if isinstance(value, torch.dtype) and value in NAMES:
-            return {"dtype": NAMES[value]}
+            return "dtype", NAMES[value]
         return self.keep(value)
 
-    def unwrapper(self, call_back: CallBack) -> Callable[[Tree], Any]:
-        def unwrap(tree: Tree) -> Any:
-            kind, content = next(iter(tree.items()))
+    def unwrapper(self, call_back: CallBack) -> Unwrap:
+        def unwrap(kind: str, content: Any) -> Any:
             if kind == "name":
                 return self.look_up(content)
             if kind == "object":
@@ -203,12 +199,10 @@ class Host:
         """A function of the check, to be called by the implementation."""
 
         def function(*args: Any, **kwargs: Any) -> Any:
-            tensors: list[Tensor] = []
-            given = {"args": pack(list(args), tensors, self.wrap), "kwargs": pack(kwargs, tensors, self.wrap)}
-            reply, returned = call_back(({"callback": key, **given}, tensors))
-            if "raised" in reply:
-                raise RuntimeError(f"the function you called could not use these arguments: {reply['raised']}")
-            return unpack(reply["result"], returned, self.unwrapper(call_back))
+            reply = call_back(Written({"callback": key}, [list(args), kwargs], self.wrap))
+            if "raised" in reply.header:
+                raise RuntimeError(f"the function you called could not use these arguments: {reply.header['raised']}")
+            return reply.open(self.unwrapper(call_back))
 
         return function
 
@@ -228,11 +222,12 @@ class Host:
         path = self.namespace.__file__
         own = next((i for i, frame in enumerate(frames) if frame.filename == path), None)
         text = text_of(error)
-        if own is None and isinstance(error, TypeError) and "name" in header.get("target", {}):
-            text = f"`{header['target']['name']}` cannot be called as the contract says: {text}"
+        kind, called = header.get("target", ("", ""))
+        if own is None and isinstance(error, TypeError) and kind == "name":
+            text = f"`{called}` cannot be called as the contract says: {text}"
         ours = str(Path(__file__).parent)
         shown = [] if own is None else [frame for frame in frames[own:] if not frame.filename.startswith(ours)]
-        types = [f"{cls.__module__}.{cls.__qualname__}" for cls in type(error).__mro__]
+        types = [f"{cls.__module__}.{cls.__qualname__}"[:MAX_NAME] for cls in type(error).__mro__]
         return {"types": types[:10], "message": text[:MAX_TEXT], "traceback": "".join(traceback.format_list(shown))[-MAX_TEXT:]}
 
 
@@ -269,10 +264,10 @@ def module(target: Any) -> torch.nn.Module:
 
 
 class Reference:
-    """A result that is to stay here, as the tree that names it."""
+    """A result that is to stay here, as what names it over there."""
 
-    def __init__(self, tree: Tree):
-        self.tree = tree
+    def __init__(self, kind: str, content: Any):
+        self.kind, self.content = kind, content
 
 
 def differentiable(leaf: Any) -> bool:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from kata.loading import PARSING
-from kata.wire import DTYPES, NAMES, Malformed, Message, Tree, harmless, pack, unpack
+from kata.wire import DTYPES, NAMES, Malformed, Message, Written, harmless, opened
 
 
 class ImplementationRaised(Exception):
@@ -54,7 +54,7 @@ class Channel(Protocol):
     last: Any  # what came back last
     begins: int | None  # the seed of a run that begins with the next request
 
-    def exchange(self, message: Message, call_back: Callable[[Message], Message]) -> Message: ...
+    def exchange(self, message: Written, call_back: Callable[[Message], Written]) -> Message: ...
 
 
 class Implementation:
@@ -64,14 +64,14 @@ class Implementation:
         self._channel = channel
 
     def __getattr__(self, name: str) -> Function:
-        return Function(self._channel, {"name": name})
+        return Function(self._channel, "name", name)
 
 
 class Function:
     """Something in an implementation that can be called."""
 
-    def __init__(self, channel: Channel, target: Tree):
-        self._channel, self._target = channel, target
+    def __init__(self, channel: Channel, kind: str = "", content: Any = None):
+        self._channel, self._target = channel, (kind, content)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return ask("call", self, args, kwargs)
@@ -81,7 +81,7 @@ class Method(Function):
     """A method of an object over there."""
 
     def __init__(self, channel: Channel, owner: int, name: str):
-        super().__init__(channel, {"method": [owner, name]})
+        super().__init__(channel, "method", [owner, name])
         self._name = name
 
 
@@ -89,7 +89,7 @@ class Object(Function):
     """An object over there: its attributes and methods are asked for when used."""
 
     def __init__(self, channel: Channel, key: int, type_name: str):
-        super().__init__(channel, {"object": key})
+        super().__init__(channel, "object", key)
         self._type = type_name
 
     def __getattr__(self, name: str) -> Any:
@@ -110,56 +110,45 @@ def ask(operation: str, target: Function, args: tuple[Any, ...], kwargs: dict[st
     channel = target._channel
     callbacks: list[Callable[..., Any]] = []
 
-    def wrap(value: Any) -> Tree:
+    def wrap(value: Any) -> tuple[str, Any]:
         if isinstance(value, Function):
             return value._target
         if isinstance(value, torch.dtype):
-            return {"dtype": NAMES[value]}
+            return "dtype", NAMES[value]
         if callable(value):
             callbacks.append(value)
-            return {"callback": len(callbacks) - 1}
+            return "callback", len(callbacks) - 1
         raise TypeError(f"a check cannot pass on {value!r}")
 
-    def unwrap(tree: dict[str, Any]) -> Any:
-        kind, content = next(iter(tree.items()))
-        if kind == "object":
-            return Object(channel, int(content), harmless(tree["type"], 200))
+    def unwrap(kind: str, content: Any) -> Any:
+        if kind == "new":
+            return Object(channel, int(content[0]), harmless(content[1], 200))
         if kind == "method":
             return Method(channel, int(content[0]), str(content[1]))
         if kind == "dtype":
             return DTYPES[content]
         raise Malformed(f"a value of an unknown kind: {str(kind)[:40]!r}")
 
-    def message(content: dict[str, Any], values: dict[str, Any]) -> Message:
-        tensors: list[Tensor] = []
-        return content | {name: pack(value, tensors, wrap) for name, value in values.items()}, tensors
-
-    def call_back(request: Message) -> Message:
-        header, tensors = request
+    def call_back(request: Message) -> Written:
         try:
-            function = callbacks[header["callback"]]
-            values, named = unpack(header["args"], tensors, unwrap), unpack(header["kwargs"], tensors, unwrap)
-        except (KeyError, IndexError, TypeError) as error:
+            function = callbacks[request.header["callback"]]
+            values, named = opened(request, unwrap)
+        except (IndexError, TypeError, ValueError) as error:
             raise Malformed("it called back what it was never given") from error
         try:
-            return message({}, {"result": function(*values, **named)})
+            return Written({}, function(*values, **named), wrap)
         except ImplementationRaised as error:
-            return {"raised": f"{error.builtin}: {error.message}"}, []
+            return Written({"raised": f"{error.builtin}: {error.message}"})
         except Exception as error:
-            return {"raised": f"{type(error).__name__}: {error}"}, []
+            return Written({"raised": f"{type(error).__name__}: {error}"})
 
-    request = message(
-        {"do": operation, "target": target._target, **extra},
-        {"args": list(args), "kwargs": kwargs},
-    )
+    header = {"do": operation, "target": target._target, **extra}
     if channel.begins is not None:
-        request[0]["begins"], channel.begins = channel.begins, None
-    header, tensors = channel.exchange(request, call_back)
-    if "raised" in header:
-        raise exception_from(header["raised"])
-    if "result" not in header:
-        raise Malformed("an answer came without a result")
-    channel.last = unpack(header["result"], tensors, unwrap)
+        header["begins"], channel.begins = channel.begins, None
+    reply = channel.exchange(Written(header, [list(args), kwargs], wrap), call_back)
+    if "raised" in reply.header:
+        raise exception_from(reply.header["raised"])
+    channel.last = opened(reply, unwrap)
     return channel.last
 
 
@@ -168,7 +157,7 @@ def ask(operation: str, target: Function, args: tuple[Any, ...], kwargs: dict[st
 
 def built_in(impl: Implementation, name: str, *args: Any, **kwargs: Any) -> Function:
     """One of PyTorch's own modules, made beside the implementation, to be passed to it: `built_in(impl, "Linear", 4, 4)`."""
-    return ask("call", Function(impl._channel, {"nn": name}), args, kwargs)
+    return ask("call", Function(impl._channel, "nn", name), args, kwargs)
 
 
 def beside(impl: Implementation, given: Callable[..., Any]) -> Function:
@@ -178,7 +167,7 @@ def beside(impl: Implementation, given: Callable[..., Any]) -> Function:
     gradient, generators. It must be whole in itself; `torch`, `nn`, `F` and
     `math` are there, other modules it imports inside.
     """
-    return Function(impl._channel, {"given": [source_of(given), given.__name__]})
+    return Function(impl._channel, "given", [source_of(given), given.__name__])
 
 
 @functools.lru_cache(1024)
@@ -189,7 +178,7 @@ def source_of(given: Callable[..., Any]) -> str:
 
 def folder(impl: Implementation) -> str:
     """A folder beside the implementation, empty when a check's run begins; for topics that say `files = true` in the curriculum."""
-    return ask("folder", Function(impl._channel, {}), (), {})
+    return ask("folder", Function(impl._channel), (), {})
 
 
 def gradients(function: Function, *args: Any, seed: int = 0, **kwargs: Any) -> dict[str, Any]:

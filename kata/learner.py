@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from kata.host import empty
 from kata.implementation import Implementation, exception_from
 from kata.processes import OUTPUT_KEPT, WALL_SECONDS, Output, Process, RunnerLost, Starter, deadline, how_it_ended
-from kata.wire import Malformed, Message, harmless, receive, send
+from kata.wire import Malformed, Received, Written, harmless, receive, send
 
 if TYPE_CHECKING:
     from kata.checks import Check
@@ -82,21 +82,21 @@ class Learner:
             "folder": self.folder,
         }
         with deadline(self.wall, self.too_late):
-            header, _ = self.exchange((order, []), nothing_to_call)
+            header = self.exchange(Written(order), nothing_to_call).header
         if "raised" in header:
             self.stop()
             raise exception_from(header["raised"])
-        result = header.get("result")
-        if not isinstance(result, list):
+        active = header.get("active")
+        if not isinstance(active, list):
             raise self.lost("wrote an answer of its own while it was loaded")
-        self.protections = [harmless(name, 100) for name in result]
+        self.protections = [harmless(name, 100) for name in active]
 
     def too_late(self) -> None:
         self.late = True
         if self.process:
             self.process.kill()
 
-    def exchange(self, message: Message, call_back: Callable[[Message], Message]) -> Message:
+    def exchange(self, message: Written, call_back: Callable[[Received], Written]) -> Received:
         """One request and its reply; in between the answer may call back.
 
         Raises:
@@ -111,7 +111,7 @@ class Learner:
                 reply = receive(process.reader)
                 if reply is None:
                     raise self.lost()
-                if "callback" not in reply[0]:
+                if "callback" not in reply.header:
                     return reply
                 send(process.writer, call_back(reply))
         except Malformed as error:
@@ -154,5 +154,5 @@ def remove(folder: str) -> None:
         os.rmdir(folder)
 
 
-def nothing_to_call(message: Message) -> Message:
+def nothing_to_call(message: Received) -> Written:
     raise Malformed("it called back while it was loaded")

@@ -1,6 +1,7 @@
 """What a right answer gives, recorded, so that answers can be checked where no solution is.
 
-Values stand in a safetensors file, their structure in a JSON file beside it.
+A file of messages as they go over the wire, one for each run of a check, and
+the names that the topic asks for in a JSON file beside it.
 """
 
 from __future__ import annotations
@@ -11,50 +12,51 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from kata.checks import Check
 from kata.compare import Outcome, Raised, Value
+from kata.curriculum import CurriculumError
 from kata.inputs import Rung
 from kata.mistakes import Mistake
 from kata.room import Room
 from kata.stubs import names_of
-from kata.wire import DTYPES, NAMES, Tree, pack, unpack
+from kata.wire import DTYPES, NAMES, Written, opened, receive, send
 
 SEED = 0  # the recorded one
 
 
 def record(room: Room, file: Path) -> None:
     """Write inputs and outcomes of all checks of a room, on all rungs of the recorded seed."""
-    tensors: list[Tensor] = []
-    checks: dict[str, list[Tree]] = {}
-    for check in room.checks:
-        seen = [room.wanted(check, rung, key(check)) for rung in check.rungs]
-        checks[check.name] = [{"inputs": pack(inputs, tensors, wrap), **outcome_tree(outcome, tensors)} for inputs, outcome in seen]
     file.parent.mkdir(parents=True, exist_ok=True)
-    save_file({str(place): tensor for place, tensor in enumerate(tensors)}, file)
-    file.with_suffix(".json").write_text(json.dumps({"names": names_of(room.topic), "checks": checks}), encoding="utf-8")
+    with file.open("wb") as stream:
+        for check in room.checks:
+            for rung in check.rungs:
+                inputs, outcome = room.wanted(check, rung, key(check))
+                raised = {"raised": [outcome.types, outcome.message]} if isinstance(outcome, Raised) else {}
+                value = None if isinstance(outcome, Raised) else outcome.value
+                send(stream, Written(raised, [inputs, value], wrap))
+    file.with_suffix(".json").write_text(json.dumps({"names": names_of(room.topic)}), encoding="utf-8")
 
 
 def key(check: Check) -> tuple[str, int, str]:
     return "check", SEED, check.name
 
 
-def outcome_tree(outcome: Outcome, tensors: list[Tensor]) -> dict[str, Tree]:
-    if isinstance(outcome, Raised):
-        return {"raised": [list(outcome.types), outcome.message]}
-    return {"value": pack(outcome.value, tensors, wrap)}
-
-
-def wrap(value: Any) -> Tree:
+def wrap(value: Any) -> tuple[str, Any]:
     if isinstance(value, torch.dtype):
-        return {"dtype": NAMES[value]}
+        return "dtype", NAMES[value]
     raise TypeError(f"{value!r} cannot be recorded: a check must return data")
 
 
-def unwrap(tree: dict[str, Any]) -> Any:
-    return DTYPES[tree["dtype"]]
+def unwrap(kind: str, content: Any) -> Any:
+    return DTYPES[content]
+
+
+def outcome_from(raised: Any, value: Any) -> Outcome:
+    if raised is None:
+        return Value(value)
+    types, message = raised
+    return Raised(tuple(types), message)
 
 
 class Recorded(Room):
@@ -70,18 +72,15 @@ class Recorded(Room):
 
     @cached_property
     def outcomes(self) -> dict[tuple[str, Rung], tuple[dict[str, Any], Outcome]]:
-        stored = load_file(self.topic.recorded)
-        tensors = [stored[str(place)] for place in range(len(stored))]
-        trees = json.loads(self.topic.recorded.with_suffix(".json").read_text(encoding="utf-8"))["checks"]
         found: dict[tuple[str, Rung], tuple[dict[str, Any], Outcome]] = {}
-        for check in self.checks:
-            for rung, tree in zip(check.rungs, trees[check.name], strict=True):
-                inputs = unpack(tree["inputs"], tensors, unwrap)
-                if "raised" in tree:
-                    types, message = tree["raised"]
-                    found[check.name, rung] = inputs, Raised(tuple(types), message)
-                else:
-                    found[check.name, rung] = inputs, Value(unpack(tree["value"], tensors, unwrap))
+        with self.topic.recorded.open("rb") as stream:
+            for check in self.checks:
+                for rung in check.rungs:
+                    message = receive(stream)
+                    if message is None:
+                        raise CurriculumError(f"{self.topic.recorded} ends too early; have it built again")
+                    inputs, value = opened(message, unwrap)
+                    found[check.name, rung] = inputs, outcome_from(message.header.get("raised"), value)
         return found
 
     def knows(self, check: Check, rung: Rung) -> bool:

@@ -17,7 +17,7 @@ from kata.guard import Guard
 from kata.host import Host
 from kata.loading import load
 from kata.sandbox import confine
-from kata.wire import Message, receive, send
+from kata.wire import Received, Written, receive, send
 
 
 def serve(reader: BinaryIO, writer: BinaryIO, readable: list[str]) -> None:
@@ -25,7 +25,7 @@ def serve(reader: BinaryIO, writer: BinaryIO, readable: list[str]) -> None:
     first = receive(reader)
     if first is None:
         return
-    order = first[0]
+    order = first.header
     guard = Guard([(name, why) for name, why in order["off_limits"]], order["path"])
     protections = confine(readable, order["folder"])
     torch.compile = not_compiled
@@ -35,28 +35,28 @@ def serve(reader: BinaryIO, writer: BinaryIO, readable: list[str]) -> None:
     except BaseException as error:
         empty = type(sys)(order["name"])
         empty.__file__ = order["path"]
-        send(writer, ({"raised": Host(empty).describe(error, {})}, []))
+        send(writer, Written({"raised": Host(empty).describe(error, {})}))
         return
     active = [protection.name for protection in protections if protection.active]
-    send(writer, ({"result": active}, []))
+    send(writer, Written({"active": active}))
     host = Host(namespace, guard, order["folder"])
 
-    def call_back(message: Message) -> Message:
+    def call_back(message: Written) -> Received:
         send(writer, message)
         while True:
             reply = receive(reader)
             if reply is None:
                 os._exit(0)
-            if "do" not in reply[0]:
+            if "do" not in reply.header:
                 return reply
             answer(reply)
 
-    def answer(message: Message) -> None:
+    def answer(message: Received) -> None:
         reply = host.answer(message, call_back)
         try:
             send(writer, reply)
-        except ValueError as error:  # too large to pass on
-            send(writer, ({"raised": host.describe(error, {})}, []))
+        except Exception as error:  # too large to pass on
+            send(writer, Written({"raised": host.describe(error, {})}))
 
     while (message := receive(reader)) is not None:
         answer(message)

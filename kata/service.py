@@ -60,6 +60,6 @@ class Service:
 
 
 def recorded(topic: Topic) -> Room:
-    from kata.recording import Recorded  # students' bundles need safetensors, nobody else does
+    from kata.recording import Recorded  # only students' bundles need it
 
     return Recorded(topic)

@@ -1,29 +1,32 @@
-"""Messages between a judge and a runner: a JSON header and raw tensor bytes.
+"""Messages between a judge and a runner: msgpack, and the raw bytes of tensors beside it.
 
 Nothing that crosses can execute: there is no pickle here. What comes from a
 runner was written by code that nobody trusts, so a frame is checked for size,
 dtype and shape before anything is allocated for it.
 
-A value becomes a tree that JSON can carry and a list of tensors beside it.
-Things that are neither data nor containers stay where they are; `wrap` and
-`unwrap` turn them into references and back.
+Objects that are neither data nor containers stay where they are; `wrap` and
+`unwrap` turn them into references, (kind, content), and back.
 """
 
 from __future__ import annotations
 
-import json
+import functools
 import math
 import struct
 from collections.abc import Callable
-from typing import Any, BinaryIO
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO, Protocol
 
+import numpy
 import torch
+from msgpack import ExtType, packb, unpackb
 from torch import Tensor
 
-MAX_HEADER = 1 << 20  # bytes
+MAX_HEAD = 1 << 20  # bytes
 MAX_BODY = 64 << 20  # bytes
 MAX_DEPTH = 16
-FRAME = struct.Struct("<II")  # bytes of the header, bytes of the body
+MAX_AXES = 32
+FRAME = struct.Struct("<II")  # bytes of the head, bytes of the body
 
 DTYPES = {
     str(dtype).removeprefix("torch."): dtype
@@ -42,12 +45,27 @@ DTYPES = {
 }
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
-Tree = Any
-Message = tuple[dict[str, Any], list[Tensor]]
+# What msgpack does not know, by the code of its extension: first a tensor of each dtype, with its sizes.
+BY_CODE = tuple((dtype, numpy.dtype({"bfloat16": "int16", "bool": "uint8"}.get(name, name))) for name, dtype in DTYPES.items())
+CODES = {dtype: code for code, (dtype, _) in enumerate(BY_CODE)}
+TUPLE, SET, INTEGER, REFERENCE = range(32, 36)
+
+Wrap = Callable[[Any], tuple[str, Any]]
+Unwrap = Callable[[str, Any], Any]
 
 
 class Malformed(Exception):
     """What came is not a message; the text says why."""
+
+
+class Message(Protocol):
+    """A header of plain data, and a value."""
+
+    header: dict[str, Any]
+
+    def open(self, unwrap: Unwrap) -> Any:
+        """The value, as whoever gets it has it: its tensors share no memory with anything."""
+        ...
 
 
 def harmless(text: Any, limit: int = 4000) -> str:
@@ -57,127 +75,225 @@ def harmless(text: Any, limit: int = 4000) -> str:
 
 def plain(tensor: Tensor) -> bool:
     """Whether the tensor's values can be carried as raw bytes."""
-    return tensor.layout is torch.strided and tensor.device.type == "cpu" and tensor.dtype in NAMES
+    return tensor.layout is torch.strided and tensor.is_cpu and tensor.dtype in NAMES
 
 
-def pack(value: Any, tensors: list[Tensor], wrap: Callable[[Any], Tree], depth: int = 0) -> Tree:
-    """A tree for JSON; tensors are appended, detached and copied, to `tensors`."""
-    if value is None or type(value) in (bool, int, float, str):
+def nothing(value: Any) -> tuple[str, Any]:
+    raise TypeError(f"{value!r} is no data")
+
+
+@dataclass
+class Written:
+    """A message of this process, to be opened here or sent."""
+
+    header: dict[str, Any]
+    value: Any = None
+    wrap: Wrap = nothing
+
+    def open(self, unwrap: Unwrap) -> Any:
+        return carried(self.value, lambda thing: unwrap(*self.wrap(thing)))
+
+
+def carried(value: Any, across: Callable[[Any], Any]) -> Any:
+    """What comes of a value that is packed and unpacked, without doing so."""
+    kind = type(value)
+    if value is None or kind in (bool, int, float, str, bytes):
         return value
+    if isinstance(value, Tensor) and plain(value):
+        return bare(value).clone(memory_format=torch.contiguous_format)
+    if isinstance(value, list):
+        return [carried(item, across) for item in value]
+    if isinstance(value, tuple):
+        return tuple([carried(item, across) for item in value])
+    if isinstance(value, dict):
+        return {carried(name, across): carried(item, across) for name, item in value.items()}
+    if isinstance(value, (set, frozenset)):
+        return {carried(item, across) for item in value}
     if isinstance(value, float):  # NumPy's float64 is one
         return float(value)
-    if depth > MAX_DEPTH:
-        raise ValueError(f"a value is nested more than {MAX_DEPTH} deep")
-    if isinstance(value, Tensor) and plain(value):
-        alone = value.detach() if type(value) is Tensor else value.detach().as_subclass(Tensor)
-        tensors.append(alone.clone(memory_format=torch.contiguous_format))
-        return {"tensor": len(tensors) - 1}
-    if isinstance(value, (bytes, bytearray)):
-        return {"bytes": value.hex()}
-    if isinstance(value, (set, frozenset)):
-        return {"set": [pack(item, tensors, wrap, depth + 1) for item in value]}
-    if isinstance(value, (list, tuple)):
-        kind = "list" if isinstance(value, list) else "tuple"
-        return {kind: [pack(item, tensors, wrap, depth + 1) for item in value]}
-    if isinstance(value, dict):
-        pairs = [[pack(k, tensors, wrap, depth + 1), pack(v, tensors, wrap, depth + 1)] for k, v in value.items()]
-        return {"dict": pairs}
-    return wrap(value)
+    return bytes(value) if kind is bytearray else across(value)
 
 
-def unpack(tree: Tree, tensors: list[Tensor], unwrap: Callable[[dict[str, Any]], Any]) -> Any:
-    """The value that `pack` made the tree from."""
-    if tree is None or isinstance(tree, (bool, int, float, str)):
-        return tree
-    if not isinstance(tree, dict) or not tree:
-        raise Malformed("a value in the answer has no known kind")
-    kind, content = next(iter(tree.items()))
+def bare(tensor: Tensor) -> Tensor:
+    """Without its history, and without what a subclass makes of it."""
+    if type(tensor) is Tensor:
+        return tensor.detach() if tensor.requires_grad else tensor
+    return tensor.detach().as_subclass(Tensor)
+
+
+@dataclass
+class Packing:
+    wrap: Wrap
+    tensors: list[bytes] = field(default_factory=list)
+
+    def pack(self, value: Any) -> bytes:
+        return bytes(packb(value, default=self.other, strict_types=True, unicode_errors="surrogatepass", buf_size=1024))
+
+    def other(self, value: Any) -> Any:
+        """Something that msgpack knows, for what it does not."""
+        if isinstance(value, Tensor) and plain(value):
+            alone = bare(value)
+            self.tensors.append(raw_bytes(alone))
+            return described(alone.dtype, alone.shape)
+        if isinstance(value, float):
+            return float(value)
+        if type(value) is int:  # of more than 64 bits
+            return ExtType(INTEGER, b"%x" % value)
+        if isinstance(value, tuple):
+            return ExtType(TUPLE, self.pack(list(value)))
+        if isinstance(value, (set, frozenset)):
+            return ExtType(SET, self.pack(list(value)))
+        for container in (list, dict):
+            if isinstance(value, container):
+                return container(value)
+        return ExtType(REFERENCE, self.pack(list(self.wrap(value))))
+
+
+def raw_bytes(tensor: Tensor) -> bytes:
+    if tensor.is_neg():
+        tensor = tensor.resolve_neg()
+    return (tensor.view(torch.int16) if tensor.dtype is torch.bfloat16 else tensor).numpy().tobytes()
+
+
+@functools.lru_cache(4096)
+def described(dtype: torch.dtype, shape: tuple[int, ...]) -> ExtType:
+    return ExtType(CODES[dtype], struct.pack(f"<{len(shape)}I", *shape))
+
+
+@functools.lru_cache(4096)
+def sizes_in(data: bytes) -> tuple[tuple[int, ...], int]:
+    """A shape and the number of elements.
+
+    Raises:
+        Malformed: there can be no such tensor.
+    """
+    shape = struct.unpack(f"<{len(data) // 4}I", data)
+    if len(shape) > MAX_AXES or math.prod(size or 1 for size in shape) > MAX_BODY:  # not even beside an axis of size 0 can PyTorch make it
+        raise Malformed("a tensor has no legal shape")
+    return shape, math.prod(shape)
+
+
+def nested(value: Any, depth: int) -> bool:
+    """Whether containers are nested deeper than that."""
+    if not isinstance(value, (list, tuple, dict, set, frozenset)):
+        return False
+    if depth < 0:
+        return True
+    items = [*value, *value.values()] if isinstance(value, dict) else value
+    return any(nested(item, depth - 1) for item in items)
+
+
+@dataclass
+class Received:
+    """A message that came over the wire, not looked into yet."""
+
+    header: dict[str, Any]
+    packed: bytes
+    body: bytes  # the tensors of the value, one after the other
+
+    def open(self, unwrap: Unwrap) -> Any:
+        unpacking = Unpacking(unwrap, self.body)
+        value = unpacking.unpack(self.packed)
+        if unpacking.place != len(self.body):
+            raise Malformed("the tensors' sizes do not add up")
+        return value
+
+
+def opened(message: Message, unwrap: Unwrap) -> Any:
+    """The value of a message that anybody may have written.
+
+    Raises:
+        Malformed: something in it is not legal.
+    """
     try:
-        if kind == "tensor":
-            return tensors[content]
-        if kind == "list":
-            return [unpack(item, tensors, unwrap) for item in content]
-        if kind == "tuple":
-            return tuple(unpack(item, tensors, unwrap) for item in content)
-        if kind == "bytes":
-            return bytes.fromhex(content)
-        if kind == "set":
-            return {unpack(item, tensors, unwrap) for item in content}
-        if kind == "dict":
-            return {unpack(k, tensors, unwrap): unpack(v, tensors, unwrap) for k, v in content}
-        return unwrap(tree)
-    except (TypeError, ValueError, IndexError, KeyError, OverflowError, RecursionError) as error:
+        value = message.open(unwrap)
+    except (TypeError, ValueError, LookupError, OverflowError, RecursionError, MemoryError, struct.error) as error:
         raise Malformed(f"a part of the answer does not hold what it should ({type(error).__name__})") from error
+    if nested(value, MAX_DEPTH):
+        raise Malformed(f"a value in the answer is nested more than {MAX_DEPTH} deep")
+    return value
 
 
-def send(stream: BinaryIO, message: Message) -> None:
-    """Write one message."""
-    header, tensors = message
-    layout = [[NAMES[tensor.dtype], list(tensor.shape)] for tensor in tensors]
-    head = json.dumps([header, layout]).encode()
-    body = b"".join(raw_bytes(tensor) for tensor in tensors)
-    if len(head) > MAX_HEADER or len(body) > MAX_BODY:
+@dataclass
+class Unpacking:
+    unwrap: Unwrap
+    body: bytes
+    place: int = 0  # where in the body the next tensor begins
+    depth: int = 0  # of tuples, sets and references, which C would follow to the end of the stack
+
+    def unpack(self, packed: bytes) -> Any:
+        self.depth += 1
+        if self.depth > MAX_DEPTH + 2:
+            raise Malformed(f"a value in the answer is nested more than {MAX_DEPTH} deep")
+        value = unpackb(packed, ext_hook=self.other, strict_map_key=False, unicode_errors="surrogatepass")
+        self.depth -= 1
+        return value
+
+    def other(self, code: int, data: bytes) -> Any:
+        if 0 <= code < len(BY_CODE):
+            return self.tensor(*BY_CODE[code], *sizes_in(data))
+        if code == INTEGER:
+            return int(data, 16)
+        content = self.unpack(data)
+        if code == TUPLE:
+            return tuple(content)
+        if code == SET:
+            return set(content)
+        if code == REFERENCE:
+            kind, what = content
+            return self.unwrap(kind, what)
+        raise Malformed("a value in the answer has no known kind")
+
+    def tensor(self, dtype: torch.dtype, stored_as: numpy.dtype[Any], shape: tuple[int, ...], count: int) -> Tensor:
+        """The next of the tensors."""
+        if count == 0:
+            return torch.empty(shape, dtype=dtype)
+        if self.place + count * stored_as.itemsize > len(self.body):
+            raise Malformed("the tensors' sizes do not add up")
+        stored = numpy.ndarray(shape, stored_as, self.body, self.place)
+        self.place += count * stored_as.itemsize
+        if dtype is torch.bool:  # any byte but 0 and 1 would be no boolean
+            return torch.from_numpy(numpy.asarray(stored != 0))
+        tensor = torch.from_numpy(stored.copy())
+        return tensor.view(dtype) if dtype is torch.bfloat16 else tensor
+
+
+def send(stream: BinaryIO, message: Written) -> None:
+    """Write one message.
+
+    Raises:
+        ValueError: its value is too large, or nested too deep.
+    """
+    if nested(message.value, MAX_DEPTH):
+        raise ValueError(f"a value is nested more than {MAX_DEPTH} deep")
+    packing = Packing(message.wrap)
+    packed = packing.pack(message.value)
+    head, body = packb((message.header, packed), unicode_errors="surrogatepass"), b"".join(packing.tensors)
+    if len(head) > MAX_HEAD or len(body) > MAX_BODY:
         raise ValueError(f"the values take {len(head) + len(body):,} bytes; at most {MAX_BODY:,} can be passed on")
     stream.write(FRAME.pack(len(head), len(body)) + head + body)
     stream.flush()
 
 
-def receive(stream: BinaryIO) -> Message | None:
+def receive(stream: BinaryIO) -> Received | None:
     """Read one message; None at the end of the stream.
 
     Raises:
-        Malformed: the sizes, the header or the tensors' layout are not legal.
+        Malformed: the sizes or the header are not legal.
     """
     frame = stream.read(FRAME.size)
     if len(frame) < FRAME.size:
         return None
     head_size, body_size = FRAME.unpack(frame)
-    if head_size > MAX_HEADER or body_size > MAX_BODY:
+    if head_size > MAX_HEAD or body_size > MAX_BODY:
         raise Malformed(f"it announced {head_size + body_size:,} bytes")
-    head = stream.read(head_size)
-    if len(head) < head_size:
+    head, body = stream.read(head_size), stream.read(body_size)
+    if len(head) < head_size or len(body) < body_size:
         return None
-    header, layout = parse_head(head)
-    if sum(count * dtype.itemsize for dtype, _, count in layout) != body_size:
-        raise Malformed("the tensors' sizes do not add up")
-    body = bytearray(stream.read(body_size))
-    if len(body) < body_size:
-        return None
-    tensors, offset = [], 0
-    for dtype, shape, count in layout:
-        tensors.append(from_bytes(body, offset, dtype, shape, count))
-        offset += count * dtype.itemsize
-    return header, tensors
-
-
-def parse_head(head: bytes) -> tuple[dict[str, Any], list[tuple[torch.dtype, list[int], int]]]:
-    """Header and layout, (dtype, shape, number of elements) a tensor, all of them legal."""
     try:
-        header, raw_layout = json.loads(head)
-        layout = []
-        for name, shape in raw_layout:
-            if not all(type(size) is int and 0 <= size <= MAX_BODY for size in shape) or len(shape) > 32:
-                raise ValueError("a shape is not legal")
-            if math.prod(size or 1 for size in shape) > MAX_BODY:  # not even beside an axis of size 0 can PyTorch make it
-                raise ValueError("a shape is too large")
-            layout.append((DTYPES[name], shape, math.prod(shape)))
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        header, packed = unpackb(head, unicode_errors="surrogatepass")
+    except (TypeError, ValueError, RecursionError) as error:
         raise Malformed(f"its header cannot be read: {type(error).__name__}") from error
-    if not isinstance(header, dict):
+    if not isinstance(header, dict) or not isinstance(packed, bytes):
         raise Malformed("its header is no object")
-    return header, layout
-
-
-def raw_bytes(tensor: Tensor) -> bytes:
-    """Of a tensor that `pack` made: it is contiguous, and no view."""
-    return (tensor.view(torch.int16) if tensor.dtype is torch.bfloat16 else tensor).numpy().tobytes()
-
-
-def from_bytes(body: bytearray, offset: int, dtype: torch.dtype, shape: list[int], count: int) -> Tensor:
-    if count == 0:
-        return torch.empty(shape, dtype=dtype)
-    if dtype is torch.bool:  # any byte but 0 and 1 would be no boolean
-        return torch.frombuffer(body, dtype=torch.uint8, count=count, offset=offset).ne(0).reshape(shape)
-    if offset % dtype.itemsize:
-        body, offset = body[offset : offset + count * dtype.itemsize], 0
-    return torch.frombuffer(body, dtype=dtype, count=count, offset=offset).view(shape).clone()
+    return Received(header, packed, body)

@@ -33,6 +33,7 @@ SAID = {
     "malformed_replies": "wrote an answer that is none",
     "announces_a_huge_tensor": "wrote an answer that is none",
     "nested_beyond_all_measure": "wrote an answer that is none",
+    "nested_in_extensions": "wrote an answer that is none",
 }
 
 

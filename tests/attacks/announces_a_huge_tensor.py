@@ -1,14 +1,15 @@
-"""Replies with a layout of a tensor that no memory holds."""
-import json
+"""Replies with the shape of a tensor that no memory holds."""
 import os
 import struct
 
+from msgpack import ExtType, packb
+
 
 def hostile(x, *args, **kwargs):
-    head = json.dumps([{"result": {"tensor": 0}}, [["float64", [1 << 20, 1 << 20, 1 << 20]]]]).encode()
+    head = packb([{}, packb(ExtType(0, struct.pack("<3I", 1 << 20, 1 << 20, 1 << 20)))])
     for descriptor in range(3, 64):
         try:
-            os.write(descriptor, struct.pack("<II", len(head), 1 << 20) + head)
+            os.write(descriptor, struct.pack("<II", len(head), 8) + head + bytes(8))
         except OSError:
             continue
     return x

@@ -4,8 +4,8 @@ import struct
 
 JUNK = [
     struct.pack("<II", 0xFFFFFFFF, 0xFFFFFFFF),
-    struct.pack("<II", 5, 0) + b"[[[[[",
-    struct.pack("<II", 2, 1 << 26) + b"[]",
+    struct.pack("<II", 5, 0) + b"\x91\x91\x91\x91\xc1",
+    struct.pack("<II", 1, 1 << 27) + b"\x90",
     b"\x80\x04cos\nsystem\n(S'true'\ntR.",
 ]
 calls = 0

@@ -1,10 +1,12 @@
-"""Replies with JSON that is nested a hundred thousand deep."""
+"""Replies with lists that are nested a hundred thousand deep."""
 import os
 import struct
 
+from msgpack import packb
+
 
 def hostile(x, *args, **kwargs):
-    head = b"[" * 100_000 + b"]" * 100_000
+    head = packb([{}, b"\x91" * 100_000 + b"\x90"])
     for descriptor in range(3, 64):
         try:
             os.write(descriptor, struct.pack("<II", len(head), 0) + head)
