@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +17,8 @@ from kata.verdict import Verdict
 
 torch.set_num_threads(1)
 os.environ["KATA_COLD"] = "1"  # the resident process has tests of its own
+gc.freeze()  # the exam makes and drops modules by the thousand: a tenth of its time went into looking for cycles
+gc.set_threshold(20_000, 20, 50)
 
 
 @pytest.fixture(scope="session")
