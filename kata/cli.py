@@ -106,20 +106,20 @@ def check_one(topic: Topic, file: Path | None, seed: int, as_json: bool, everyth
     if file is None:
         hints_left -= progress.read(topic.root).get(topic.name, progress.Record()).hints
     with grading(notice) as grade:
-        reply = grade(request_for(out(), topic, answer, relative(shown), seed, hints_left, everything))
+        reply = grade(request_for(topic, answer, relative(shown), seed, hints_left, everything))
     if file is None:
         progress.remember(topic, reply["verdict"])
     if as_json:
         print(json.dumps(reply["verdict"], indent=1))
     else:
-        out().file.write(reply["text"])
+        sys.stdout.write(reply["text"])
     return 0 if reply["verdict"]["passed"] else 1
 
 
 def check_many(topics: list[Topic], seed: int, as_json: bool) -> int:
     from concurrent.futures import ThreadPoolExecutor
 
-    requests = [request_for(out(), topic, topic.exercise, relative(topic.exercise), seed) for topic in topics]
+    requests = [request_for(topic, topic.exercise, relative(topic.exercise), seed) for topic in topics]
     pool = ThreadPoolExecutor(os.cpu_count())
     with grading(notice) as grade, progress_bar(len(topics)) as advance:
         try:

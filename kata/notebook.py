@@ -16,7 +16,6 @@ from IPython.core.error import UsageError
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.core.magic import Magics, line_magic, magics_class
 from IPython.display import HTML, display
-from rich.console import Console
 
 from kata import progress
 from kata.asking import Misuse, grading
@@ -80,7 +79,7 @@ def graded(topic: Topic, seed: int = 0, in_file: bool = False) -> dict[str, Any]
         asked = topic, seed, file, file.read_bytes()
         if asked != last.get("asked"):
             with grading(tell=print) as grade:
-                last["verdict"] = grade(request_for(Console(force_jupyter=False), topic, file, file.relative_to(topic.root), seed))[
+                last["verdict"] = grade(request_for(topic, file, file.relative_to(topic.root), seed))[
                     "verdict"
                 ]
             last["asked"] = asked

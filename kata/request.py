@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from kata.curriculum import Topic
 
-if TYPE_CHECKING:
-    from rich.console import Console
+ABOUT_COLORS = ("TERM", "COLORTERM", "NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE")
 
 
-def request_for(
-    console: Console, topic: Topic, file: Path, shown: Path, seed: int, hints_left: int = 0, everything: bool = False
-) -> dict[str, Any]:
-    """What to grade, and how the asker's terminal shows it."""
+def request_for(topic: Topic, file: Path, shown: Path, seed: int, hints_left: int = 0, everything: bool = False) -> dict[str, Any]:
+    """What to grade, and what the asker's terminal is like."""
     return {
         "topic": topic.name,
         "file": str(file.absolute()),
@@ -22,6 +22,19 @@ def request_for(
         "seed": seed,
         "hints_left": hints_left,
         "everything": everything,
-        "width": console.width,
-        "color": console.color_system if console.is_terminal else None,
+        "width": width(),
+        "terminal": sys.stdout.isatty(),
+        "environment": {name: os.environ[name] for name in ABOUT_COLORS if name in os.environ},
     }
+
+
+def width() -> int:
+    """Columns of the terminal, also where only the output goes elsewhere: into a pager, for example."""
+    columns = shutil.get_terminal_size((0, 0)).columns
+    for stream in (sys.__stdin__, sys.__stderr__):
+        if not columns and stream is not None:
+            try:
+                columns = os.get_terminal_size(stream.fileno()).columns
+            except (OSError, ValueError):
+                continue
+    return columns or 80

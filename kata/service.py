@@ -34,13 +34,12 @@ class Service:
         room, alone = self.room(topic)
         with alone:  # one answer at a time in a room
             result = judge.grade(room, Path(request["file"]), starter or self.starter, request["seed"], shown=request["shown"])
-        text = io.StringIO()
+        text = Page(request["terminal"])
         console = Console(
             file=text,
             width=request["width"],
-            force_terminal=request["color"] is not None,
             force_jupyter=False,  # it would show itself in the notebook from which it was asked
-            color_system=request["color"],
+            _environ=request["environment"],
             highlight=False,
             markup=False,
         )
@@ -57,6 +56,17 @@ class Service:
             if known is None or known[0] != contents or known[1].topic != topic:
                 self.rooms[topic.name] = known = contents, Room(topic) if solved else recorded(topic), threading.Lock()
             return known[1:]
+
+
+class Page(io.StringIO):
+    """What is to be shown, as if it were the asker's output."""
+
+    def __init__(self, terminal: bool):
+        super().__init__()
+        self.terminal = terminal
+
+    def isatty(self) -> bool:
+        return self.terminal
 
 
 def recorded(topic: Topic) -> Room:

@@ -110,7 +110,7 @@ class Watch:
         hints_left = len(self.topic.hints) - progress.read(self.topic.root).get(self.topic.name, progress.Record()).hints
         file = self.topic.exercise
         shown = file.relative_to(self.topic.root)
-        request = request_for(self.console, self.topic, file, shown, 0, hints_left)
+        request = request_for(self.topic, file, shown, 0, hints_left)
         threading.Thread(target=self.work, args=(run, request), daemon=True).start()
 
     def work(self, run: Run, request: dict[str, Any]) -> None:

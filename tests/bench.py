@@ -118,11 +118,10 @@ def one_call(room: Room, runners: Starter) -> Row:
 def through_the_resident(room: Room, folder: Path) -> Iterator[Row]:
     """From the request to the reply, as the command line and watch mode ask."""
     answer = folder / "answer.py"
-    console = Console(width=100)
 
     def graded(source: str) -> float:
         answer.write_text(source)
-        return seconds(lambda: warm.grade(request_for(console, room.topic, answer, answer, 0)))
+        return seconds(lambda: warm.grade(request_for(room.topic, answer, answer, 0)))
 
     graded(room.solution)
     yield f"warm {room.topic.name}, right", [graded(room.solution) for _ in range(WARM_RUNS)]

@@ -55,11 +55,20 @@ def test_stub_is_told_as_not_written(topic: str, verdict_on: Grade) -> None:
     assert verdict.results[0].status == "not_written"
 
 
-@pytest.mark.parametrize("body", ["return None", "raise ValueError"])
+IDLE = {
+    "nothing": "return None",
+    "a refusal": "raise ValueError",
+    "its first argument": "return first",
+    "its last argument": "return [first, *args, *kwargs.values()][-1]",
+    "zeros": "return first * 0",
+}
+
+
+@pytest.mark.parametrize("body", IDLE.values(), ids=IDLE)
 @pytest.mark.parametrize("topic", EACH)
-def test_an_answer_that_does_nothing_or_refuses_everything_gains_nothing(topic: str, body: str) -> None:
+def test_an_answer_that_gives_only_this_gains_nothing(topic: str, body: str) -> None:
     room = ROOMS[topic]
-    source = "\n".join(f"def {name}(*args, **kwargs):\n    {body}\n" for name in room.names)
+    source = "\n".join(f"def {name}(first=None, *args, **kwargs):\n    {body}\n" for name in room.names)
     answer = Implementation(Local(load(source, "answer.py", f"kata_idle_{topic}")))
     passed: set[str] = set()
     for check in room.checks:

@@ -46,16 +46,22 @@ def angles_follow_any_positions(impl, positions, D):
 # The rotation.
 
 
+def turned(impl, x, positions):
+    """In words, whether vectors at these positions, none of them 0, come back otherwise."""
+    return "turned" if bool((impl.apply_rope(x, positions) - x).abs().amax(-1).gt(1e-3).all()) else "as they were"
+
+
 @check(points=1, compare=NEAR, sizes=FEW, x=normal("B H L 2*P"))
 def position_zero_turns_nothing(impl, x):
-    """At position 0 all angles are 0: x comes back as it was."""
-    return impl.apply_rope(x, torch.zeros(x.shape[2], dtype=torch.int64))
+    """At position 0 all angles are 0: x comes back as it was; at position 1 it does not."""
+    here = torch.zeros(x.shape[2], dtype=torch.int64)
+    return {"at position 0": impl.apply_rope(x, here), "at position 1": turned(impl, x, here + 1)}
 
 
 @check(points=1, compare=NEAR, sizes=FEW, x=normal("B H L 2*P"), positions=indices("L", below=12))
 def lengths_are_kept(impl, x, positions):
-    """A rotation keeps the length of every vector."""
-    return {"lengths": impl.apply_rope(x, positions).norm(dim=-1)}
+    """A rotation turns every vector and keeps its length."""
+    return {"lengths": impl.apply_rope(x, positions).norm(dim=-1), "vectors": turned(impl, x, positions + 1)}
 
 
 @check(
@@ -69,9 +75,14 @@ def lengths_are_kept(impl, x, positions):
     shift=choice(1, 20),
 )
 def scores_hang_on_the_distance_alone(impl, q, k, at, other, shift):
-    """When queries and keys all move by the same number of positions, no score changes."""
-    here, there = (impl.apply_rope(q, at + moved) @ impl.apply_rope(k, other + moved).mT for moved in (0, shift))
-    return {"change of the scores": visible(there - here)}
+    """When queries and keys all move by the same number of positions, no score changes; when keys alone do, scores change."""
+
+    def scores(moved, keys_moved):
+        return impl.apply_rope(q, at + moved) @ impl.apply_rope(k, other + keys_moved).mT
+
+    here = scores(0, 0)
+    apart = bool(visible(scores(0, 1) - here).any())
+    return {"change of the scores": visible(scores(shift, shift) - here), "with keys moved alone": "changed" if apart else "as before"}
 
 
 @check(points=2, compare=NEAR, x=normal("B H L 2*P"), positions=indices("L", below=12))

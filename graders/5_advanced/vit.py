@@ -169,9 +169,10 @@ def what_does_not_fit_is_refused(impl, patch):
 @check(points=1, sizes={"M": (2, 3)}, table=normal("1 10 M"))
 def cls_keeps_its_position(impl, table):
     """Row 0, which belongs to cls_token, stays what it is, and for the grid that the table has, all do; the table is left alone."""
-    given = inputs_after(impl.interpolate_positions, table, (5, 4))[0]
+    given, resized = inputs_after(impl.interpolate_positions, table, (5, 4))[0], impl.interpolate_positions(table, (5, 4))
     return {
-        "row 0 for a grid of 5 x 4": impl.interpolate_positions(table, (5, 4))[:, 0],
+        "rows for a grid of 5 x 4": resized.shape[1],
+        "row 0 for a grid of 5 x 4": resized[:, 0],
         "all for a grid of 3 x 3": impl.interpolate_positions(table, (3, 3)),
         "table afterwards": "unchanged" if torch.equal(given, table) else "changed",
     }
