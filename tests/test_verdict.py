@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
+import os
+import pty
+import re
+import struct
+import sys
+import termios
 from collections.abc import Callable
 
 import pytest
@@ -13,6 +20,9 @@ from rooms import ROOMS
 
 from kata import terminal
 from kata.page import page
+from kata.processes import Starter
+from kata.request import request_for, width
+from kata.service import Service
 from kata.stubs import cut
 from kata.verdict import Counterexample, Verdict, to_json
 
@@ -24,9 +34,9 @@ def wrong(mistake: str) -> str:
     return next(m.source for m in ROOM.mistakes if m.id == mistake)
 
 
-def screen(verdict: Verdict, everything: bool = False, width: int = 100) -> str:
+def screen(verdict: Verdict, everything: bool = False, columns: int = 100) -> str:
     stream = io.StringIO()
-    terminal.show(Console(file=stream, width=width), verdict, ROOM.topic, 3, everything)
+    terminal.show(Console(file=stream, width=columns), verdict, ROOM.topic, 3, everything)
     return stream.getvalue()
 
 
@@ -87,7 +97,7 @@ def test_what_the_answer_printed_is_shown_and_costs_nothing(verdict_on: Grade) -
 
 
 def test_a_narrow_terminal_loses_no_words(verdict_on: Grade) -> None:
-    shown = screen(verdict_on("attention", wrong("no-scaling")), width=60)
+    shown = screen(verdict_on("attention", wrong("no-scaling")), columns=60)
     assert "saturates" in shown
     assert max(len(line) for line in shown.splitlines()) <= 60
 
@@ -165,3 +175,43 @@ def test_half_a_character_can_be_written(verdict_on: Grade) -> None:
     verdict = verdict_on("attention", "def softmax(x, dim):\n    return '\\ud83d'\n")
     page(to_json(verdict)).encode()
     screen(verdict).encode()
+
+
+@pytest.mark.parametrize(
+    ("isatty", "environment", "green"),
+    [
+        (True, {"TERM": "xterm-256color"}, True),
+        (True, {"TERM": "xterm-256color", "NO_COLOR": "1"}, False),
+        (True, {"TERM": "dumb"}, False),
+        (False, {"TERM": "xterm-256color"}, False),
+        (False, {"TERM": "xterm-256color", "FORCE_COLOR": "1"}, True),
+    ],
+    ids=["terminal", "no color", "dumb", "pipe", "forced"],
+)
+def test_a_verdict_is_laid_out_for_the_terminal_of_whoever_asked(
+    isatty: bool, environment: dict[str, str], green: bool, runners: Starter
+) -> None:
+    topic = ROOMS["attention"].topic
+    asked = request_for(topic, topic.solution, topic.solution, 0) | {"terminal": isatty, "environment": environment, "width": 60}
+    text = Service(runners).grade(asked)["text"]
+    assert ("\x1b[32m" in text) == green
+    assert max(len(re.sub(r"\x1b\[[0-9;]*m", "", line)) for line in text.splitlines()) <= (
+        80 if environment["TERM"] == "dumb" else 60
+    )  # which Rich takes to be 80 wide
+
+
+def test_a_pager_gets_the_width_of_the_terminal_behind_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", 24, 47, 0, 0))
+    with open(theirs) as keyboard, open(os.devnull) as nowhere:
+        monkeypatch.setattr(sys, "__stdin__", keyboard)
+        monkeypatch.setattr(sys, "__stdout__", nowhere)
+        assert width() == 47
+        monkeypatch.setenv("COLUMNS", "110")
+        assert width() == 110
+        monkeypatch.delenv("COLUMNS")
+        monkeypatch.setattr(sys, "__stdin__", nowhere)
+        monkeypatch.setattr(sys, "__stderr__", nowhere)
+        assert width() == 80
+    os.close(ours)
