@@ -79,9 +79,7 @@ def graded(topic: Topic, seed: int = 0, in_file: bool = False) -> dict[str, Any]
         asked = topic, seed, file, file.read_bytes()
         if asked != last.get("asked"):
             with grading(tell=print) as grade:
-                last["verdict"] = grade(request_for(topic, file, file.relative_to(topic.root), seed))[
-                    "verdict"
-                ]
+                last["verdict"] = grade(request_for(topic, file, file.relative_to(topic.root), seed))["verdict"]
             last["asked"] = asked
             progress.remember(topic, last["verdict"])
     except (Misuse, OSError) as error:

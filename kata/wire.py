@@ -25,6 +25,7 @@ from torch import Tensor
 MAX_HEAD = 1 << 20  # bytes
 MAX_BODY = 64 << 20  # bytes
 MAX_DEPTH = 16
+MAX_ENTRIES = 10_000  # of a dict or a set: keys with one hash are compared each with each
 MAX_AXES = 32
 FRAME = struct.Struct("<II")  # bytes of the head, bytes of the body
 
@@ -48,7 +49,8 @@ NAMES = {dtype: name for name, dtype in DTYPES.items()}
 # What msgpack does not know, by the code of its extension: first a tensor of each dtype, with its sizes.
 BY_CODE = tuple((dtype, numpy.dtype({"bfloat16": "int16", "bool": "uint8"}.get(name, name))) for name, dtype in DTYPES.items())
 CODES = {dtype: code for code, (dtype, _) in enumerate(BY_CODE)}
-TUPLE, SET, INTEGER, REFERENCE = range(32, 36)
+TUPLE, SET, FROZENSET, INTEGER, REFERENCE = range(32, 37)
+COLLECTIONS = {TUPLE: tuple, SET: set, FROZENSET: frozenset}
 
 Wrap = Callable[[Any], tuple[str, Any]]
 Unwrap = Callable[[str, Any], Any]
@@ -108,7 +110,7 @@ def carried(value: Any, across: Callable[[Any], Any]) -> Any:
     if isinstance(value, dict):
         return {carried(name, across): carried(item, across) for name, item in value.items()}
     if isinstance(value, (set, frozenset)):
-        return {carried(item, across) for item in value}
+        return (set if isinstance(value, set) else frozenset)(carried(item, across) for item in value)
     if isinstance(value, float):  # NumPy's float64 is one
         return float(value)
     return bytes(value) if kind is bytearray else across(value)
@@ -137,12 +139,11 @@ class Packing:
             return described(alone.dtype, alone.shape)
         if isinstance(value, float):
             return float(value)
-        if type(value) is int:  # of more than 64 bits
-            return ExtType(INTEGER, b"%x" % value)
-        if isinstance(value, tuple):
-            return ExtType(TUPLE, self.pack(list(value)))
-        if isinstance(value, (set, frozenset)):
-            return ExtType(SET, self.pack(list(value)))
+        if type(value) is int:  # of more than 64 bits; Python refuses those that it would not print
+            return ExtType(INTEGER, str(value).encode())
+        for code, collection in COLLECTIONS.items():
+            if isinstance(value, collection):
+                return ExtType(code, self.pack(list(value)))
         for container in (list, dict):
             if isinstance(value, container):
                 return container(value)
@@ -173,14 +174,23 @@ def sizes_in(data: bytes) -> tuple[tuple[int, ...], int]:
     return shape, math.prod(shape)
 
 
-def nested(value: Any, depth: int) -> bool:
-    """Whether containers are nested deeper than that."""
-    if not isinstance(value, (list, tuple, dict, set, frozenset)):
-        return False
-    if depth < 0:
-        return True
-    items = [*value, *value.values()] if isinstance(value, dict) else value
-    return any(nested(item, depth - 1) for item in items)
+def limited(value: Any, depth: int = MAX_DEPTH) -> Any:
+    """The value, if it keeps within the limits of containers.
+
+    Raises:
+        ValueError: it does not.
+    """
+    if isinstance(value, (list, tuple, dict, set, frozenset)):
+        if depth < 0:
+            raise ValueError(f"a value is nested more than {MAX_DEPTH} deep")
+        if isinstance(value, (dict, set, frozenset)) and len(value) > MAX_ENTRIES:
+            raise ValueError(f"a {type(value).__name__} has {len(value):,} entries; at most {MAX_ENTRIES:,} can be passed on")
+        for item in value:
+            limited(item, depth - 1)
+        if isinstance(value, dict):
+            for item in value.values():
+                limited(item, depth - 1)
+    return value
 
 
 @dataclass
@@ -206,12 +216,9 @@ def opened(message: Message, unwrap: Unwrap) -> Any:
         Malformed: something in it is not legal.
     """
     try:
-        value = message.open(unwrap)
+        return limited(message.open(unwrap))
     except (TypeError, ValueError, LookupError, OverflowError, RecursionError, MemoryError, struct.error) as error:
         raise Malformed(f"a part of the answer does not hold what it should ({type(error).__name__})") from error
-    if nested(value, MAX_DEPTH):
-        raise Malformed(f"a value in the answer is nested more than {MAX_DEPTH} deep")
-    return value
 
 
 @dataclass
@@ -225,7 +232,7 @@ class Unpacking:
         self.depth += 1
         if self.depth > MAX_DEPTH + 2:
             raise Malformed(f"a value in the answer is nested more than {MAX_DEPTH} deep")
-        value = unpackb(packed, ext_hook=self.other, strict_map_key=False, unicode_errors="surrogatepass")
+        value = unpackb(packed, ext_hook=self.other, strict_map_key=False, max_map_len=MAX_ENTRIES, unicode_errors="surrogatepass")
         self.depth -= 1
         return value
 
@@ -233,12 +240,12 @@ class Unpacking:
         if 0 <= code < len(BY_CODE):
             return self.tensor(*BY_CODE[code], *sizes_in(data))
         if code == INTEGER:
-            return int(data, 16)
+            return int(data)
         content = self.unpack(data)
-        if code == TUPLE:
-            return tuple(content)
-        if code == SET:
-            return set(content)
+        if code in COLLECTIONS:
+            if code != TUPLE and len(content) > MAX_ENTRIES:
+                raise Malformed("a set in the answer is too large")
+            return COLLECTIONS[code](content)
         if code == REFERENCE:
             kind, what = content
             return self.unwrap(kind, what)
@@ -264,13 +271,12 @@ def send(stream: BinaryIO, message: Written) -> None:
     Raises:
         ValueError: its value is too large, or nested too deep.
     """
-    if nested(message.value, MAX_DEPTH):
-        raise ValueError(f"a value is nested more than {MAX_DEPTH} deep")
     packing = Packing(message.wrap)
-    packed = packing.pack(message.value)
+    packed = packing.pack(limited(message.value))
     head, body = packb((message.header, packed), unicode_errors="surrogatepass"), b"".join(packing.tensors)
-    if len(head) > MAX_HEAD or len(body) > MAX_BODY:
-        raise ValueError(f"the values take {len(head) + len(body):,} bytes; at most {MAX_BODY:,} can be passed on")
+    for part, what, most in ((body, "tensors", MAX_BODY), (head, "all but the tensors", MAX_HEAD)):
+        if len(part) > most:
+            raise ValueError(f"{what} of a value take {len(part):,} bytes; at most {most:,} can be passed on")
     stream.write(FRAME.pack(len(head), len(body)) + head + body)
     stream.flush()
 
