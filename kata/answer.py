@@ -10,6 +10,7 @@ from kata.offlimits import scan
 from kata.wire import harmless
 
 MAX_SOURCE = 256 * 1024  # bytes
+EXCERPT = 72  # characters of a line that are shown
 
 
 class Unreadable(Exception):
@@ -58,11 +59,18 @@ def refuse_off_limits(file: Path, source: str, rules: Sequence[tuple[str, str]],
     try:
         found = scan(parsed(source, file), rules, contract)
     except SyntaxError as error:
-        line = (error.text or "").rstrip()
-        pointer = " " * max((error.offset or 1) - 1, 0) + "^"
+        line, column = excerpt((error.text or "").rstrip(), max((error.offset or 1) - 1, 0))
+        pointer = " " * column + "^"
         raise Unreadable(f"syntax error in line {error.lineno} of {file.name}: {error.msg}\n    {line}\n    {pointer}") from error
     except (ValueError, RecursionError, MemoryError) as error:
         raise Unreadable(f"{file} is no Python source: {error}") from error
     if found:
         calls = "\n".join(f"    line {use.line}: {use.call} — {use.why}" for use in found)
         raise Unreadable(f"off limits in this topic ({file.name}):\n{calls}")
+
+
+def excerpt(line: str, column: int) -> tuple[str, int]:
+    """What lies around a column of a line, short enough for a narrow terminal, and where in it the column is."""
+    if (hidden := column - EXCERPT * 2 // 3) > 0:
+        line, column = "…" + line[hidden + 1 :], column - hidden
+    return (line if len(line) <= EXCERPT else line[: EXCERPT - 1] + "…"), column

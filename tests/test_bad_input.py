@@ -17,7 +17,7 @@ import pytest
 from rooms import ROOMS
 
 from kata import progress
-from kata.answer import MAX_SOURCE
+from kata.answer import MAX_SOURCE, excerpt
 from kata.curriculum import ROOT, CurriculumError, load_curriculum
 from kata.judge import grade
 from kata.processes import Starter
@@ -234,3 +234,13 @@ def test_reset_changes_nothing_when_no_copy_can_be_kept(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "nothing was replaced" in done.stderr
     assert exercise.read_text() == "mine = 1\n"
+
+
+@pytest.mark.parametrize("before", [0, 30, 47, 48, 49, 100, 2000])
+@pytest.mark.parametrize("after", [0, 30, 200])
+def test_the_caret_stands_under_its_place_in_a_line_of_any_length(before: int, after: int) -> None:
+    line, column = excerpt("a" * before + "X" + "b" * after, before)
+    assert line[column] == "X"
+    assert len(line) <= 72
+    assert set(line) <= {"a", "X", "b", "…"}
+    assert before > 48 or after > 23 or line == "a" * before + "X" + "b" * after
