@@ -24,7 +24,7 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
-import numpy
+import numpy.random  # here already: numpy loads it when it is first asked for, which would be in every runner anew
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map

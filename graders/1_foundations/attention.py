@@ -16,14 +16,14 @@ def softmax_sums_to_one_along_dim(impl, x, dim):
 @check(
     points=1,
     after=softmax_sums_to_one_along_dim,
-    compare=close(rtol=1e-5, atol=1e-5),
+    compare=close(rtol=4e-3, atol=4e-3),  # what float32 leaves of x - logsumexp(x)
     x=normal("L S"),
     scale=choice(1.0, 300.0, 1e4),
     shift=choice(1e4, -1e4),
     draws=3,
 )
 def softmax_is_stable(impl, x, scale, shift):
-    """softmax is finite and exact for inputs around 1e4 and -1e4, in float32 too, each slice by itself."""
+    """softmax is finite and right for inputs around 1e4 and -1e4, in float32 too, each slice by itself."""
     large = x * scale + shift
     large[0] -= 2e4
     return impl.softmax(large, -1), impl.softmax(large.float(), -1)
@@ -40,7 +40,7 @@ def softmax_of_nothing_is_zero(impl, x, blocked):
 @check(points=1, after=softmax_sums_to_one_along_dim, x=normal("B L"), dtype=choice(torch.float32, torch.float16, torch.bfloat16), draws=3)
 def softmax_keeps_the_dtype(impl, x, dtype):
     """softmax gives back the dtype that it was given."""
-    return impl.softmax(x.to(dtype), 1)
+    return impl.softmax(x=x.to(dtype), dim=1)
 
 
 @check(points=2, q=normal("B H L D"), k=normal("B H S D"))
@@ -66,7 +66,7 @@ def mask_allows_where_true(impl, q, k, mask):
 )
 def mask_broadcasts(impl, q, k, own, keys, heads):
     """The mask may be of any shape that broadcasts to the weights: per batch, per head, per key, (S,) alone."""
-    return [impl.attention_weights(q, k, mask=mask) for mask in (own, keys, heads, keys[0, 0, 0])]
+    return [impl.attention_weights(q=q, k=k, mask=mask) for mask in (own, keys, heads, keys[0, 0, 0])]
 
 
 @check(points=1, after=mask_allows_where_true, q=normal("B L D"), k=normal("B S D"), mask=booleans("B L S"), row=index("L"))
@@ -95,7 +95,7 @@ def mask_holds_for_low_scores(impl, q, k, mask, low):
 @check(points=2, q=normal("B H L D"), k=normal("B H S D"), v=normal("B H S Dv"), mask=booleans("B 1 L S", some=True))
 def output_is_the_weighted_mean(impl, q, k, v, mask):
     """scaled_dot_product_attention averages the values with the attention weights, masked or not."""
-    return impl.scaled_dot_product_attention(q, k, v), impl.scaled_dot_product_attention(q, k, v, mask)
+    return impl.scaled_dot_product_attention(q, k, v), impl.scaled_dot_product_attention(q=q, k=k, v=v, mask=mask)
 
 
 @check(points=1, after=output_is_the_weighted_mean, q=normal("L D"), k=normal("A B S D"), v=normal("B S Dv"))

@@ -125,6 +125,7 @@ def smoothing_is_for_targets_that_count(impl, logits, targets, ignored, pad):
     return {
         "ignore_index=-100": impl.cross_entropy(logits, targets.masked_fill(ignored, -100), label_smoothing=0.3),
         f"ignore_index={pad}": impl.cross_entropy(logits, targets.masked_fill(ignored, pad), pad, 0.3),
+        "ignore_index=1000": impl.cross_entropy(logits, targets.masked_fill(ignored, 1000), 1000, 0.3),
     }
 
 
@@ -182,11 +183,13 @@ def cross_entropy_holds_at_extremes(impl, x, high, targets, seed):
 def loss_of_nothing_is_zero(impl, logits, targets, pad, seed):
     """If no target counts, the loss is 0, not NaN; it is part of the graph still, so that backward() works, and its gradient is zero."""
     nothing = torch.full_like(targets, -100)
+    loss = held(impl.cross_entropy, held(beside(impl, tracked), logits), nothing)
     return {
         "loss": impl.cross_entropy(logits, nothing),
         "loss where the class is ignored": impl.cross_entropy(logits, nothing + 100 + pad, pad, 0.1),
         "gradient": gradients(impl.cross_entropy, logits, nothing, seed=seed)["inputs"][0],
-        "loss.requires_grad": held(impl.cross_entropy, held(beside(impl, tracked), logits), nothing).requires_grad,
+        "loss.requires_grad": loss.requires_grad,
+        "loss.is_leaf": loss.is_leaf,
     }
 
 
@@ -244,13 +247,15 @@ def backward_holds_at_extremes(impl, x, high, targets):
     bos=choice(7),
 )
 def arguments_are_left_alone(impl, logits, targets, bos):
-    """Logits and targets are the same after the call as before it, the ignored ones (the first) too."""
+    """Arguments are the same after the call as before it: logits, targets, the ignored ones (the first) too, ids, and lists."""
     targets[0] = -100
     return {
         "log_softmax": inputs_after(impl.log_softmax, logits, 1)[:1],
         "cross_entropy": inputs_after(impl.cross_entropy, logits, targets),
         "cross_entropy_backward": inputs_after(impl.cross_entropy_backward, logits, targets),
+        "next_token_pairs": inputs_after(impl.next_token_pairs, targets[1:, None] + torch.arange(3)),
         "shift_right": inputs_after(impl.shift_right, targets[1:, None] + torch.arange(3), bos)[:1],
+        "perplexity": inputs_after(impl.perplexity, [4.0, 0.0, 1.0], [3, 0, 1]),
     }
 
 

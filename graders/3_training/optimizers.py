@@ -186,6 +186,7 @@ def defaults_are_the_usual(impl, w, dw):
 def groups_have_their_own_options(impl, values, gradients, sgd, sgd_groups, adamw, adamw_groups):
     """A group's own options count for its parameters, here two each; what it leaves out is what the optimizer was made with."""
     there = beside(impl, walk)
+    values, gradients = [values[0, 0], *values[1:]], [[row[0, 0], *row[1:]] for row in gradients]  # the first is a single number
     return {
         "SGD": there(impl.SGD, values, gradients, sgd, sgd_groups),
         "AdamW": there(impl.AdamW, values, gradients, adamw, adamw_groups),
@@ -312,7 +313,8 @@ def refill(optimizer, value, gradients, options):
 )
 def gradients_are_left_alone(impl, w, gradients, sgd, adamw):
     """step does not write to a gradient, and does not keep the tensor: the next backward may write to it."""
-    return of_both(impl, refill, w, gradients, sgd=sgd, adamw=adamw)
+    nesterov = beside(impl, refill)(impl.SGD, w, gradients, sgd | {"nesterov": True})
+    return of_both(impl, refill, w, gradients, sgd=sgd, adamw=adamw) | {"SGD, nesterov": nesterov}
 
 
 # The state.
@@ -364,7 +366,7 @@ def saved_state_resumes_exactly(impl, values, gradients, sgd, adamw):
     """A state that torch.save has written and torch.load(weights_only=True) has read goes on in a fresh optimizer, options included."""
     rows = [list(row) for row in gradients]
     rows[0][1] = rows[1][1] = None  # nothing is remembered of one of them when the state is saved
-    return of_both(impl, relay, values, rows, stop=2, used=False, sgd=sgd, adamw=adamw)
+    return of_both(impl, relay, values, rows, stop=2, used=False, sgd=sgd | {"nesterov": True}, adamw=adamw | {"eps": 0.1})
 
 
 @check(points=1, after=saved_state_resumes_exactly, values=normal("3 2"), gradients=normal("4 3 2"), **BOTH)
@@ -400,12 +402,13 @@ def heirs(optimizer, values, gradients, options):
         heir.load_state_dict(state)
         seen[name] = run(heir, copies)
         heir.param_groups[0]["lr"] = 6.0
+    seen["a new one for parameters of the first"] = run(optimizer(parameters, **options), parameters)
     return seen
 
 
 @check(points=1, after=saved_state_resumes_exactly, values=normal("2 2"), gradients=normal("3 2 2"), **BOTH)
 def state_is_a_snapshot(impl, values, gradients, sgd, adamw):
-    """A state_dict stays what it was: neither the steps of the optimizer that gave it nor those of one that loaded it change it."""
+    """A state_dict stays what it was, whatever steps the optimizer that gave it, or one that loaded it, makes; a new one begins anew."""
     return of_both(impl, heirs, values, gradients, sgd=sgd, adamw=adamw)
 
 

@@ -18,6 +18,11 @@ def generator_from(seed):
     return torch.Generator().manual_seed(seed)
 
 
+def first_drawn(seed):
+    """The first number that torch.rand draws from such a generator."""
+    return torch.rand(1, generator=torch.Generator().manual_seed(seed)).item()
+
+
 def with_global_seed(function, seed, *args):
     """A call after the global generator was seeded, and the numbers that come from that next."""
     torch.manual_seed(seed)
@@ -38,7 +43,9 @@ def dropout_keeps_where_the_draw_is_at_least_p(impl, shape, p, seed):
     """In training what is kept lies where torch.rand(x.shape, generator=generator) >= p; the next call draws on."""
     generator, x = beside(impl, generator_from)(seed), torch.ones_like(shape)
     calls = [impl.dropout(x, p, True, generator), impl.dropout(x, p, training=True, generator=generator)]
-    return {f"kept in call {i}": kept != 0 for i, kept in enumerate(calls, 1)}
+    drawn = float(beside(impl, first_drawn)(seed))
+    tie = impl.dropout(x, drawn, True, beside(impl, generator_from)(seed))
+    return {f"kept in call {i}": kept != 0 for i, kept in enumerate(calls, 1)} | {"where p is the first number drawn": tie != 0}
 
 
 @check(points=1, after=dropout_keeps_where_the_draw_is_at_least_p, x=normal("B L M"), p=RATE, seed=seed())
@@ -56,7 +63,12 @@ def what_is_kept_is_divided(impl, x, p, seed):
 def drop_path_drops_whole_samples(impl, B, p, seed):
     """drop_path keeps or drops each sample as a whole, by one number for each: sample b is kept where torch.rand(B)[b] >= p."""
     generator, x = beside(impl, generator_from)(seed), torch.ones(B, 2, 3, dtype=torch.float64)
-    return {"kept": impl.drop_path(x, p, training=True, generator=generator) != 0}
+    drawn = float(beside(impl, first_drawn)(seed))
+    tie = impl.drop_path(x, drawn, True, beside(impl, generator_from)(seed))
+    return {
+        "kept": impl.drop_path(x, p, training=True, generator=generator) != 0,
+        "where p is the first number drawn": tie != 0,
+    }
 
 
 @check(points=1, after=drop_path_drops_whole_samples, sizes={"B": (3, 6)}, x=normal("B L M"), p=RATE, seed=seed())
@@ -97,7 +109,7 @@ def generator_alone_is_drawn_from(impl, x, p, seed):
     def ask(function):
         generator = beside(impl, generator_from)(seed + 1)
         given, after = there(function, seed, x, p, True, generator)
-        return {"global generator after a draw from another": after, "given": given, "without one": there(function, seed, x, p, True)[0]}
+        return {"global generator after a draw from another": after, "given": given, "without one": there(function, seed, x, p, True)}
 
     return of_both(impl, ask)
 
@@ -194,13 +206,15 @@ def average_follows_the_weights(impl, weights, decay):
 
 
 def normalised(EMA, values, counts):
-    """Buffers of many kinds, as a fresh model gets them after two updates."""
+    """Buffers of many kinds, one of them in a module within, as a fresh model gets them after two updates."""
 
     def model(value, count):
         made = nn.Linear(1, 1)
         made.register_buffer("running_mean", value.clone())
         made.register_buffer("num_batches", torch.tensor(count))
         made.register_buffer("seen", torch.tensor(count % 2 == 1))
+        made.within = nn.Module()
+        made.within.register_buffer("running_mean", -value)
         return made
 
     models = [model(value, count) for value, count in zip(values, counts, strict=True)]
@@ -213,7 +227,7 @@ def normalised(EMA, values, counts):
 
 @check(points=1, after=average_follows_the_weights, running_means=normal("4 2"), counts=choice([0, 3, 7, 20], [1, 2, 10, 31]))
 def buffers_are_copied(impl, running_means, counts):
-    """Buffers are copied as they were at the last update, not averaged, integers and booleans too."""
+    """Buffers are copied as they were at the last update, not averaged: integers, booleans, and those of modules within."""
     return beside(impl, normalised)(impl.EMA, running_means, counts)
 
 
@@ -255,9 +269,10 @@ def look_at(EMA, weights):
     model.weight.data.copy_(weights[1])
     model.weight.grad = torch.ones_like(model.weight)
     ema.update(model)
-    seen = {"weight after update": model.weight.detach().clone()}
+    seen = {"weight after update": model.weight.detach().clone(), "graphs are recorded after update": torch.is_grad_enabled()}
     ema.copy_to(model)
     seen |= {
+        "graphs are recorded after copy_to": torch.is_grad_enabled(),
         "weight after copy_to": model.weight.detach().clone(),
         "the same Parameter": model.weight is weight,
         "requires_grad of weight and bias": [model.weight.requires_grad, model.bias.requires_grad],
@@ -304,7 +319,7 @@ def part(EMA, weights):
     ema = EMA(first, 0.5)
     go_on(first)
     seen["the model that it was made of went on"] = values(given(ema))
-    EMA(model(torch.full_like(weights[0], 7.0)), 0.5)
+    EMA(model(torch.full_like(weights[0], 7.0)), 0.25)
     seen["another average was made"] = values(given(ema))
     second = model(weights[1])
     ema.update(second)

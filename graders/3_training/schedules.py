@@ -132,6 +132,7 @@ def cosine_refuses_nonsense(impl, max_lr, min_lr):
         "step=-1, warmup=3, total=9": failure(impl.warmup_cosine, -1, max_lr, min_lr, 3, 9)[0],
         "step=-1, warmup=0, total=9": failure(impl.warmup_cosine, -1, max_lr, min_lr, 0, 9)[0],
         "step=0, warmup=-3, total=9": failure(impl.warmup_cosine, 0, max_lr, min_lr, -3, 9)[0],
+        "step=0, warmup=0, total=0": failure(impl.warmup_cosine, 0, max_lr, min_lr, 0, 0)[0],
         "step=0, warmup=4, total=4": failure(impl.warmup_cosine, 0, max_lr, min_lr, 4, 4)[0],
         "step=1, warmup=9, total=3": failure(impl.warmup_cosine, 1, max_lr, min_lr, 9, 3)[0],
         "step=99, warmup=9, total=3": failure(impl.warmup_cosine, 99, max_lr, min_lr, 9, 3)[0],
@@ -181,7 +182,7 @@ def rate_is_zero_ever_after(impl, max_lr, warmup, stable, decay):
 
 @check(points=1, compare=RATES, sizes={"decay": (1, 2, 4)}, max_lr=MAX, decay=size("decay"))
 def phases_may_be_empty(impl, max_lr, decay):
-    """Without warm-up the first rate is max_lr, without a stable phase the decay follows at once, without decay the end; two may be empty.
+    """Without warm-up the first rate is max_lr, without a stable phase the decay follows at once, without decay the end; all may be empty.
 
     (Without decay, the rate at step = warmup + stable itself is free.)
     """
@@ -190,6 +191,8 @@ def phases_may_be_empty(impl, max_lr, decay):
         "warmup=2, stable=0": rates(impl, impl.warmup_stable_decay, range(decay + 3), max_lr, 2, 0, decay),
         "warmup=0, stable=0": rates(impl, impl.warmup_stable_decay, range(decay + 1), max_lr, 0, 0, decay),
         "warmup=3, stable=2, decay=0": rates(impl, impl.warmup_stable_decay, [0, 1, 2, 3, 4, 6, 7, 70], max_lr, 3, 2, 0),
+        "warmup=2, stable=0, decay=0": rates(impl, impl.warmup_stable_decay, [0, 1, 3, 4, 70], max_lr, 2, 0, 0),
+        "all three 0": rates(impl, impl.warmup_stable_decay, [1, 2, 70], max_lr, 0, 0, 0),
     }
 
 
