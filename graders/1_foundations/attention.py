@@ -94,8 +94,10 @@ def mask_holds_for_low_scores(impl, q, k, mask, low):
 
 @check(points=2, q=normal("B H L D"), k=normal("B H S D"), v=normal("B H S Dv"), mask=booleans("B 1 L S", some=True))
 def output_is_the_weighted_mean(impl, q, k, v, mask):
-    """scaled_dot_product_attention averages the values with the attention weights, masked or not."""
-    return impl.scaled_dot_product_attention(q, k, v), impl.scaled_dot_product_attention(q=q, k=k, v=v, mask=mask)
+    """scaled_dot_product_attention averages the values with the attention weights, masked or not, however many keys there are."""
+    long = [q[:1, :1], *(x[:1, :1].repeat(1, 1, 600 // x.shape[2], 1).cumsum(2) / 100 for x in (k, v))]
+    seen = impl.scaled_dot_product_attention(q, k, v), impl.scaled_dot_product_attention(q=q, k=k, v=v, mask=mask)
+    return *seen, impl.scaled_dot_product_attention(*long)
 
 
 @check(points=1, after=output_is_the_weighted_mean, q=normal("L D"), k=normal("A B S D"), v=normal("B S Dv"))
@@ -152,8 +154,8 @@ def half_precision_stays_half(impl, q, k, v, mask, dtype):
 def half_precision_does_not_overflow(impl, v, sign, D):
     """In float16 q·k may exceed 65504 as long as q·k / √D does not: weights and output are finite and right."""
     B, L, S = sign.shape
-    q = torch.full((B, L, D), 100.0)
-    k = torch.where(sign[:, 0, :, None], 90000.0 / D / 100, -90000.0 / D / 100).expand(B, S, D)
+    q = torch.where(sign[:, :, :1], 100.0, -100.0).expand(B, L, D)
+    k = torch.where(sign[:, 0, :, None], 90000.0 / D / 100, 120000.0 / D / 100).expand(B, S, D)
     q, k, v = q.half(), k.half(), v.half()
     return impl.scaled_dot_product_attention(q, k, v), impl.attention_weights(q, k)
 

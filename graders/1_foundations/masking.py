@@ -10,13 +10,13 @@ FEW = (1, 2, 5)  # far enough apart to tell an offset from a length
 @check(points=1, sizes={"L": FEW}, L=size("L"))
 def causal_mask_hides_the_future(impl, L):
     """causal_mask(L) lets each query see itself and everything before it, and nothing after it."""
-    return impl.causal_mask(L)
+    return impl.causal_mask(L), impl.causal_mask(60 * L)
 
 
 @check(points=2, after=causal_mask_hides_the_future, sizes={"new": FEW, "cached": FEW}, new=size("new"), cached=size("cached"))
 def causal_mask_is_aligned_to_the_end(impl, new, cached):
     """With more keys than queries the queries are the last positions: causal_mask(new, cached + new)."""
-    return impl.causal_mask(new, cached + new)
+    return impl.causal_mask(new, cached + new), impl.causal_mask(L=new, S=3000)
 
 
 @check(points=1, after=causal_mask_hides_the_future, sizes={"S": FEW, "more": FEW}, S=size("S"), more=size("more"))
@@ -35,7 +35,8 @@ def padding_mask_allows_the_tokens(impl, lengths, max_len):
 def padding_mask_takes_empty_and_full_sequences(impl, max_len):
     """A sequence of length 0 has no key, one of length max_len has all of them."""
     edges = torch.tensor([0, max_len, 1])
-    return impl.padding_mask(edges, max_len), impl.padding_mask(edges[:1], max_len)
+    long = impl.padding_mask(lengths=edges + 3000, max_len=max_len + 3000)
+    return impl.padding_mask(edges, max_len), impl.padding_mask(edges[:1], max_len), long
 
 
 @check(points=1, sizes={"L": (1, 2, 6), "window": (1, 2, 4)}, L=size("L"), window=size("window"))
@@ -47,7 +48,7 @@ def sliding_window_is_causal_and_bounded(impl, L, window):
 @check(points=1, after=sliding_window_is_causal_and_bounded, sizes={"L": FEW}, L=size("L"))
 def sliding_window_of_one_and_of_all(impl, L):
     """A window of 1 leaves each query only itself; a window of L or more is the causal mask."""
-    return impl.sliding_window_mask(L, 1), impl.sliding_window_mask(L, L + 3)
+    return impl.sliding_window_mask(L, 1), impl.sliding_window_mask(L, window=L + 3), impl.sliding_window_mask(60 * L, 50 * L)
 
 
 @check(points=1, after=sliding_window_is_causal_and_bounded, sizes={"L": FEW}, L=size("L"), below=size("below"))
@@ -68,10 +69,11 @@ def documents_may_be_scattered(impl, ids):
     return impl.document_mask(ids)
 
 
-@check(points=1, after=documents_may_be_scattered, sizes={"L": (1, 2, 8)}, ids=indices("B L", below=4))
+@check(points=1, after=documents_may_be_scattered, sizes={"L": (1, 2, 8)}, ids=indices("B L", below=6))
 def document_ids_are_any_integers(impl, ids):
-    """Document ids may be negative or as large as a hash; only whether they are equal counts."""
-    return impl.document_mask(torch.tensor([-1, 1, 2**53, 2**53 + 1])[ids])
+    """Document ids may be negative or as large as a hash, and as many as there are tokens; only whether they are equal counts."""
+    values = torch.tensor([-1, 1, 0, -100, 2**53, 2**53 + 1])
+    return impl.document_mask(values[ids]), impl.document_mask(document_ids=torch.arange(40 * ids.shape[1])[None] - 100)
 
 
 @check(points=1, sizes={"prefix": (1, 2, 4), "rest": (1, 2, 4)}, prefix=size("prefix"), rest=size("rest"))
@@ -83,7 +85,7 @@ def prefix_is_bidirectional_the_rest_causal(impl, prefix, rest):
 @check(points=1, after=prefix_is_bidirectional_the_rest_causal, sizes={"L": FEW}, L=size("L"))
 def prefix_of_nothing_and_of_all(impl, L):
     """A prefix of L lets everything see everything; an empty one gives the causal mask, also when asked for after that."""
-    return impl.prefix_mask(L, L), impl.prefix_mask(L, 0)
+    return impl.prefix_mask(L, L), impl.prefix_mask(L, prefix_len=0), impl.prefix_mask(60 * L, 50 * L)
 
 
 @check(points=1, after=prefix_is_bidirectional_the_rest_causal, sizes={"L": FEW}, L=size("L"))
@@ -151,8 +153,9 @@ def applied_mask_broadcasts(impl, scores, own, keys, heads):
     mask=booleans("L L"),
 )
 def applied_mask_keeps_the_dtype(impl, scores, mask):
-    """apply_mask works in float16, bfloat16 and float32, gives back the dtype of the scores, and rounds none of them."""
-    return [impl.apply_mask(scores.to(dtype), mask) for dtype in (torch.float16, torch.bfloat16, torch.float32)]
+    """apply_mask works in float16, bfloat16 and float32, gives back the dtype of the scores, and changes no allowed one."""
+    dtypes = torch.float16, torch.bfloat16, torch.float32, torch.float64
+    return [impl.apply_mask(scores=large.to(dtype), mask=mask) for large in (scores, 1e4 * scores) for dtype in dtypes]
 
 
 @check(

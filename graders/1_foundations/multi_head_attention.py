@@ -118,7 +118,8 @@ def nothing_is_dropped_unasked(impl, x, H, D, seed):
 )
 def cross_attention_is_right(impl, query, key, value, H, D, seed):
     """Queries may attend to another sequence, of any length: k comes from key, v from value."""
-    return attention(impl, H, D, seed)(query, key, value)
+    module, many = attention(impl, H, D, seed), key[:1].repeat(1, 600, 1).cumsum(1) / 100
+    return module(query, key, value), module(query[:1, :1], many)
 
 
 @check(
@@ -208,9 +209,9 @@ def mask_of_three_axes_is_one_per_sequence(impl, query, key, mask, H, D, seed):
     seed=seed(),
 )
 def mask_broadcasts(impl, query, key, keys, heads, own, H, D, seed):
-    """The mask may be of any shape that broadcasts to (B, H, L, S): (B, 1, 1, S), (1, H, L, S), (B, H, L, S), (S,)."""
+    """The mask may be of any shape that broadcasts to (B, H, L, S): (B, 1, 1, S), (1, H, L, S), (B, H, L, S), (S,), (1, S)."""
     module = attention(impl, H, D, seed)
-    return [module(query, key, mask=mask) for mask in (keys, heads, own, keys[0, 0, 0])]
+    return [module(query, key, mask=mask) for mask in (keys, heads, own, keys[0, 0, 0], keys[0, 0])]
 
 
 @check(
@@ -249,7 +250,7 @@ def query_without_keys_has_zero_weights(impl, query, key, mask, own, row, H, D, 
     own[torch.arange(len(row)), 0, row] = False
     module, without_bias = attention(impl, H, D, seed), attention(impl, H, D, seed, bias=False)
     padding = torch.arange(2)[:, None, None, None].expand(-1, 1, 1, key.shape[1]) == 0  # sequence 1 is nothing but padding
-    masks = mask, mask[0, 0], padding, own, mask[..., :1]
+    masks = mask, mask[0, 0], padding, own, mask[..., :1], own[0, 0] & False
     return [module(query, key, mask=which, need_weights=True) for which in masks], without_bias(query, key, mask=mask)
 
 

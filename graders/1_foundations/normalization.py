@@ -16,7 +16,9 @@ ONE = {"L": (2,), "M": (3,)}
 @check(points=1, sizes={"M": (2, 3, 4, 5)}, x=distinct("B L M", spread=10.0), weight=normal("M"), bias=normal("M"))
 def layer_norm_standardises_each_row(impl, x, weight, bias):
     """layer_norm gives each row mean 0 and variance 1, the variance being the mean of the squared distances from the mean."""
-    return impl.layer_norm(x, torch.ones_like(weight), torch.zeros_like(bias))
+    wide = x.repeat(1, 1, 700).cumsum(1)
+    ones = impl.layer_norm(wide, torch.ones_like(wide[0, 0]), torch.zeros_like(wide[0, 0]))
+    return impl.layer_norm(x, torch.ones_like(weight), torch.zeros_like(bias)), ones[..., -3:]
 
 
 @check(points=1, after=layer_norm_standardises_each_row, sizes=FEW, x=distinct("B L M", spread=10.0), weight=normal("M"), bias=normal("M"))
@@ -35,7 +37,7 @@ def layer_norm_scales_then_shifts(impl, x, weight, bias):
 )
 def layer_norm_takes_any_leading_axes(impl, x, weight, bias):
     """There may be any number of axes before the last, none included, and only the last one is normalised."""
-    return impl.layer_norm(x[0, 0, 0], weight, bias), impl.layer_norm(x[0, 0], weight, bias), impl.layer_norm(x, weight, bias)
+    return impl.layer_norm(x[0, 0, 0], weight, bias), impl.layer_norm(x[0, 0], weight, bias), impl.layer_norm(x=x, weight=weight, bias=bias)
 
 
 @check(
@@ -105,7 +107,7 @@ def layer_norm_has_the_right_gradients(impl, x, weight, bias, seed):
 @check(points=1, sizes=FEW, x=normal("B L M", mean=2.0), weight=normal("M"))
 def rms_norm_divides_by_the_root_mean_square(impl, x, weight):
     """rms_norm divides each row by the root of the mean of its squares, and multiplies by weight; no mean is subtracted."""
-    return impl.rms_norm(x, weight), impl.rms_norm(x[0, 0], weight)
+    return impl.rms_norm(x, weight), impl.rms_norm(x=x[0, 0], weight=weight)
 
 
 @check(
@@ -133,7 +135,8 @@ def rms_norm_adds_eps_to_the_mean_square(impl, x, weight, eps):
 def rms_norm_is_computed_in_float32_or_wider(impl, x, weight):
     """rms_norm keeps the dtype of x. It computes halves in float32, for 300² is infinite in float16, and float64 in float64."""
     narrow = [impl.rms_norm((x * 500).to(d), weight.to(own)) for d, own in PAIRS]
-    return narrow, impl.rms_norm(x * 1e30, weight)
+    large = impl.rms_norm((x * TINY).half(), (weight + 1).float() * 1e5, eps=1e-2)  # a weight that float16 cannot hold
+    return narrow, impl.rms_norm(x * 1e30, weight), large
 
 
 @check(
@@ -189,7 +192,7 @@ def backward_takes_any_leading_axes(impl, grad_out, x, weight):
 def backward_heeds_eps(impl, grad_out, x, weight, eps):
     """layer_norm_backward adds eps, 1e-5 by default, to the variance: it counts for tiny rows and for constant ones (row 0: 1.5)."""
     x[0] = 1.5
-    return impl.layer_norm_backward(grad_out, x, weight), impl.layer_norm_backward(grad_out, x, weight, eps)
+    return impl.layer_norm_backward(grad_out=grad_out, x=x, weight=weight), impl.layer_norm_backward(grad_out, x, weight, eps)
 
 
 @check(
@@ -210,7 +213,7 @@ def backward_is_computed_in_float32_or_wider(impl, grad_out, x, weight, far):
 @check(points=1, sizes={"M": (3,)}, M=size("M"))
 def modules_begin_with_ones_and_zeros(impl, M):
     """LayerNorm has the parameters weight, ones, and bias, zeros; RMSNorm has weight alone, ones."""
-    layer, rms = impl.LayerNorm(M), impl.RMSNorm(M)
+    layer, rms = impl.LayerNorm(d_model=M), impl.RMSNorm(d_model=M)
     return parameters(layer), layer.weight.double(), layer.bias.double(), parameters(rms), rms.weight.double()
 
 
@@ -226,7 +229,8 @@ def layer_norm_module_computes_layer_norm(impl, x, eps, seed):
     """LayerNorm normalises with its weight, bias and eps, 1e-5 by default, in the dtype of x, and its parameters get gradients."""
     M, rows = x.shape[-1], torch.stack([x, x * TINY])
     default, given = (with_weights(module, seed) for module in (impl.LayerNorm(M), impl.LayerNorm(M, eps)))
-    return default(rows), given(rows), default(x.half()), gradients(default, x, seed=seed)
+    large = with_weights(impl.LayerNorm(M, eps=1e-2), seed, torch.float32, constant={"weight": 1e5})  # which float16 cannot hold
+    return default(rows), given(rows), default(x.half()), large((x * TINY).half()), gradients(default, x, seed=seed)
 
 
 @check(
@@ -241,7 +245,8 @@ def rms_norm_module_computes_rms_norm(impl, x, eps, seed):
     """RMSNorm normalises with its weight and eps, 1e-6 by default, in the dtype of x, and its weight gets a gradient."""
     M, rows = x.shape[-1], torch.stack([x, x * TINY])
     default, given = (with_weights(module, seed) for module in (impl.RMSNorm(M), impl.RMSNorm(M, eps)))
-    return default(rows), given(rows), default(x.half()), gradients(default, x, seed=seed)
+    large = with_weights(impl.RMSNorm(M, eps=1e-2), seed, torch.float32, constant={"weight": 1e5})  # which float16 cannot hold
+    return default(rows), given(rows), default(x.half()), large((x * TINY).half()), gradients(default, x, seed=seed)
 
 
 def around_linear(impl, M, seed, *args, **options):
@@ -253,7 +258,7 @@ def around_linear(impl, M, seed, *args, **options):
 def residual_holds_norm_and_sublayer(impl, M, seed):
     """Residual has the parameters of its norm and of its sublayer, the very one given, under these names, and no others."""
     linear = with_weights(built_in(impl, "Linear", M, M), seed)
-    block = impl.Residual(linear, M)
+    block = impl.Residual(sublayer=linear, d_model=M)
     with_weights(linear, seed + 1)  # changed from outside, as by an optimiser that was made before
     return parameters(block), block.sublayer.weight.double()
 

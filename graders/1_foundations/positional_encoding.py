@@ -122,7 +122,7 @@ def embedding_refuses_unknown_ids(impl, ids, V, row, column, seed):
     """TokenEmbedding raises IndexError for an id of V or more and for a negative one, wherever in the batch it stands."""
     module = with_weights(impl.TokenEmbedding(V, 3), seed)
     came = {}
-    for unknown in (V, V + 2, -1):
+    for unknown in (V, V + 2, -1, -V):
         ids[row, column] = unknown
         came[f"id {unknown} of {V}"] = outcome(module, ids)[0]
     return came

@@ -2,9 +2,10 @@
 
 import torch
 
-from kata.grading import at_most, check, choice, failure, indices, inputs_after, size, steps, text
+from kata.grading import at_most, beside, check, choice, failure, indices, inputs_after, size, steps, text
 from kata.inputs import Sizes, Strategy, names_in, shape_of
 
+TWICE = [(98, 99), (97, 98), (257, 99), (97, 256)]  # bc, ab, and abc in two ways, of which only the second is ever taken
 ABC = [(97, 98), (98, 99), (256, 99), (97, 257)]  # ab, bc, ab·c, a·bc
 SEPARATORS = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
@@ -125,7 +126,7 @@ def text_becomes_utf8(impl, text):
 def the_first_merge_comes_first(impl, merges, text):
     """encode always applies the earliest merge of the list whose pair is there, until none is."""
     encode = impl.BPETokenizer(merges).encode
-    return encode(text), encode(text[::-1])
+    return encode(text), encode(text[::-1]), impl.BPETokenizer(TWICE).encode(text + "abcab")
 
 
 @check(points=1, after=the_first_merge_comes_first, sizes={"n": (3, 5, 11)}, n=size("n"), second=choice((256, 256), (256, 97), (97, 256)))
@@ -194,7 +195,7 @@ def decode_joins_the_tokens(impl, picked, special):
 @check(points=1, after=decode_joins_the_tokens, sizes={"n": (1, 2, 8)}, text=text("n"), draws=2)
 def characters_may_be_split_over_tokens(impl, text):
     """decode joins the bytes of all tokens before it reads them: a character may be split over several."""
-    ids = list(("\ufeff" + text + "é🙂").encode())
+    ids = list(("\ufeff" + text + "é🙂\x00\r\n ").encode())
     decode = impl.BPETokenizer([(159, 153)]).decode
     return decode(ids), decode([195, 169, 240, 256, 130])
 
@@ -213,6 +214,14 @@ def unknown_ids_are_refused(impl, m):
     return [failure(decode, ids)[0] for ids in ([-1], [97, 299, 97], [256 + m], [300, -256], [97, 100_000])]
 
 
+def encoded_again(tokenizer, text):
+    """What encode gives when the list that it gave before has been written into."""
+    ids = tokenizer.encode(text)
+    if isinstance(ids, list):
+        ids.append(-1)
+    return tokenizer.encode(text)
+
+
 @check(
     points=1,
     after=(the_first_merge_comes_first, special_tokens_are_one_id, decode_joins_the_tokens),
@@ -228,7 +237,7 @@ def nothing_is_kept_or_changed(impl, text):
         "count_pairs": inputs_after(impl.count_pairs, [7, 7, 7, 8]),
         "decode": inputs_after(one.decode, [97, 300, 257]),
     }
-    return again, other.vocab, arguments
+    return again, other.vocab, arguments, beside(impl, encoded_again)(one, text)
 
 
 COST_MERGES = [(97, 98), (99, 97), (256, 99), (258, 257), (98, 98), (256, 256)]

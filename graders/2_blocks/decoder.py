@@ -3,6 +3,7 @@
 import torch
 
 from kata.grading import (
+    beside,
     booleans,
     check,
     choice,
@@ -25,6 +26,8 @@ NEAR = close(rtol=1e-4, atol=1e-5)
 NEAR_GRADIENTS = close(rtol=1e-4, atol=1e-4)
 
 BOTH = {"pre-norm": True, "post-norm": False}  # norm_first
+
+LONG = 1100  # more than a buffer that seemed long enough
 
 SELF, CROSS, FORWARD = "self_attn.out_proj", "cross_attn.out_proj", "ff.down"  # what each sub-layer gives comes from here
 
@@ -54,13 +57,14 @@ def same(one, other):
 @check(points=1, M=choice(6), N=choice(5))
 def block_has_its_parameters(impl, M, N):
     """A block has the parameters of self_attn, cross_attn, ff, norm1, norm2 and norm3 as described, biases included, and no others."""
-    return parameters(impl.DecoderBlock(M, 2, N))
+    return parameters(impl.DecoderBlock(d_model=M, num_heads=2, d_hidden=N))
 
 
 @check(points=1, after=block_has_its_parameters, sizes={"K": (1, 2)}, K=size("K"))
 def stack_has_its_parameters(impl, K):
     """A decoder has num_layers blocks in `layers`, and a norm of its own when pre-norm, none when post-norm."""
-    return {name: parameters(impl.Decoder(K, 4, 2, 5, norm_first=first)) for name, first in BOTH.items()}
+    shape = {"num_layers": K, "d_model": 4, "num_heads": 2, "d_hidden": 5}
+    return {name: parameters(impl.Decoder(**shape, norm_first=first)) for name, first in BOTH.items()}
 
 
 # The sub-layers, one at a time: the others are silent, for their last layers are zero.
@@ -365,6 +369,14 @@ def arguments_are_left_alone(impl, x, memory, mask, memory_mask, H, seed):
     return seen
 
 
+def after_a_change(decoder, x, memory):
+    """What a decoder gives for a memory that it has seen already, with other numbers in it."""
+    memory = memory.clone()
+    decoder(x, memory)
+    memory.neg_()
+    return decoder(x, memory)
+
+
 @check(
     points=1,
     after=stack_is_blocks_and_a_norm,
@@ -372,19 +384,19 @@ def arguments_are_left_alone(impl, x, memory, mask, memory_mask, H, seed):
     sizes=FEW | {"L": (4,), "S": (3,)},
     x=normal("B L H*D"),
     memory=normal("B S H*D"),
-    H=size("H"),
     seed=seed(),
 )
-def each_call_stands_alone(impl, x, memory, H, seed):
+def each_call_stands_alone(impl, x, memory, seed):
     """One decoder works for any lengths in turn, longer ones and shorter ones, and another memory gives another answer."""
-    decoder, many = stack(impl, 1, x, H, 5, seed), x[:1].repeat(1, 150, 1).cumsum(1)
+    decoder, many = stack(impl, 1, x, 1, 5, seed), x[:1].repeat(1, LONG // 4, 1).cumsum(1)
     calls = {
         "the first call": (x, memory),
-        "a target of 600": (many, memory[:1]),
+        f"a target of {LONG}": (many, memory[:1]),
         "a single token, another memory": (x[:, :1], memory.flip(1, 2)),
-        "the first target, a memory of 300": (x, many[:, 300:].expand(len(x), -1, -1)),
+        f"the first target, a memory of {LONG}": (x, many.expand(len(x), -1, -1)),
     }
-    return {name: decoder(*call)[:, -3:] for name, call in calls.items()}
+    seen = {name: decoder(*call)[:, -3:] for name, call in calls.items()}
+    return seen | {"a memory that was changed since": beside(impl, after_a_change)(decoder, x, memory)}
 
 
 @check(
@@ -472,9 +484,12 @@ def nothing_is_dropped_in_evaluation(impl, x, memory, H, seed):
     seed=seed(),
 )
 def something_is_dropped_in_training(impl, x, memory, H, seed):
-    """In training, also after an evaluation, two calls with dropout differ, of a block and of a decoder."""
-    seen = {}
-    for name, module in {"block": make(impl, x, H, 5, seed, dropout=0.5), "decoder": stack(impl, 1, x, H, 5, seed, dropout=0.5)}.items():
+    """In training, also after an evaluation, two calls with dropout differ, of a block and of a decoder, whichever of its blocks speaks."""
+    seen, modules = {}, {"block": make(impl, x, H, 5, seed, dropout=0.5)}
+    for i in (0, 1):
+        silent = [f"layers.{1 - i}.{layer}" for layer in (SELF, CROSS, FORWARD)]
+        modules[f"decoder, only its block {i} adds something"] = stack(impl, 2, x, H, 5, seed, silent, dropout=0.5)
+    for name, module in modules.items():
         module.eval()
         module.train()
         seen[name] = same(module(x, memory), module(x, memory))

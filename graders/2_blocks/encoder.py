@@ -63,7 +63,8 @@ def alike(one, other):
 @check(points=1, sizes={"H": (2, 3), "D": (1, 3), "F": (5, 7)}, H=size("H"), D=size("D"), F=size("F"))
 def block_has_its_parameters(impl, H, D, F):
     """A block has the parameters of self_attn's four projections, of ff's up and down, and of norm1 and norm2, whatever norm_first is."""
-    return [parameters(impl.EncoderBlock(H * D, H, F, norm_first=norm_first)) for norm_first in (True, False)]
+    made = impl.EncoderBlock(H * D, H, F, norm_first=False), impl.EncoderBlock(d_model=H * D, num_heads=H, d_hidden=F)
+    return [parameters(block) for block in made]
 
 
 @check(
@@ -227,7 +228,7 @@ def lonely_token_gets_the_bias(impl, x, mask, row, H, F, seed):
     padded = torch.ones_like(mask[:, :, :1])
     padded[0] = False  # a sequence without any token
     block = block_like(impl, x, H, F, seed)
-    return [block(x, m) for m in (mask, mask[0, 0], padded)]
+    return [block(x, m) for m in (mask, mask[0, 0], padded, mask[0, 0] & False)]
 
 
 @check(
@@ -263,8 +264,10 @@ def nothing_is_changed_or_remembered(impl, x, mask, H, F, seed):
     """x and mask are the same after a call as before it, and no call leaves a trace in the next, of whatever length."""
     block = block_like(impl, x, H, F, seed)
     after = inputs_after(block, x, mask) + inputs_after(block_like(impl, x, H, F, seed, norm_first=False), x, mask)
-    longer = torch.cat([x, -x], dim=1)
-    return after, block(x), block(longer, causal(longer.shape[1])), block(longer), block(x[:1], mask[:1])
+    longer, many = torch.cat([x, -x], dim=1), x[:1].repeat(1, 200, 1).cumsum(1)
+    masks = mask[0], causal(x.shape[1]), mask, mask.flip(0)  # two and two alike in shape
+    seen = block(x), [block(x, m) for m in masks], block(longer, causal(longer.shape[1])), block(longer), block(x[:1], mask[:1])
+    return after, seen, block(many)[:, -3:]
 
 
 @check(points=1, after=mask_allows_where_true, sizes=MANY, x=normal("B L H*D", dtype=torch.float32), H=size("H"), F=size("F"), seed=seed())
@@ -282,7 +285,8 @@ def float32_stays_float32(impl, x, H, F, seed):
 @check(points=1, sizes={"N": (1, 3), "H": (2,), "D": (3,), "F": (5,)}, N=size("N"), H=size("H"), D=size("D"), F=size("F"))
 def stack_has_its_parameters(impl, N, H, D, F):
     """The stack's parameters are those of its blocks, in an nn.ModuleList, and with pre-norm, the default, those of a last norm."""
-    return [parameters(impl.Encoder(N, H * D, H, F)), parameters(impl.Encoder(N, H * D, H, F, norm_first=False))]
+    made = impl.Encoder(num_layers=N, d_model=H * D, num_heads=H, d_hidden=F), impl.Encoder(N, H * D, H, F, norm_first=False)
+    return [parameters(stack) for stack in made]
 
 
 @check(

@@ -47,7 +47,7 @@ def gelu_is_exact(impl, x):
     return impl.gelu(x), impl.gelu(x, approximate="none")
 
 
-@check(points=1, sizes=VECTOR, x=normal("L", scale=2.0))
+@check(points=1, compare=close(rtol=1e-6, atol=1e-6), sizes=VECTOR, x=normal("L", scale=2.0))
 def gelu_is_approximated_by_tanh(impl, x):
     """gelu(x, "tanh") is the paper's approximation by a tanh, with its two constants."""
     return impl.gelu(x, "tanh"), impl.gelu(x, approximate="tanh")
@@ -119,7 +119,7 @@ def swiglu_hidden_takes_other_multiples(impl, M, n):
     """multiple_of may be another number; sizes that are multiples of it already stay as they are."""
     return [
         impl.swiglu_hidden(M, 8),
-        impl.swiglu_hidden(M, multiple_of=1000),
+        impl.swiglu_hidden(d_model=M, multiple_of=1000),
         impl.swiglu_hidden(24 * n, 64),
         impl.swiglu_hidden(24 * n, 8),
     ]
@@ -128,7 +128,7 @@ def swiglu_hidden_takes_other_multiples(impl, M, n):
 @check(points=1, sizes={"M": (3,), "hidden": (5,)}, M=size("M"), hidden=size("hidden"))
 def feed_forward_has_its_parameters(impl, M, hidden):
     """FeedForward's parameters are those of up, from M to d_hidden, and of down, back again, with biases, and no others."""
-    return parameters(impl.FeedForward(M, hidden))
+    return parameters(impl.FeedForward(d_model=M, d_hidden=hidden))
 
 
 @check(points=1, after=feed_forward_has_its_parameters, sizes=FEW, x=normal("2 L M", scale=5.0), hidden=size("hidden"), seed=seed())
@@ -271,7 +271,7 @@ def dropout_is_drawn_anew(impl, x, hidden, seed):
 @check(points=1, sizes={"M": (3,), "hidden": (5,)}, M=size("M"), hidden=size("hidden"))
 def swiglu_has_its_parameters(impl, M, hidden):
     """SwiGLU's parameters are the weights of gate and up, from M to d_hidden, and of down, back again; no biases, no others."""
-    return parameters(impl.SwiGLU(M, hidden))
+    return parameters(impl.SwiGLU(d_model=M, d_hidden=hidden))
 
 
 @check(points=1, after=swiglu_has_its_parameters, sizes=FEW, x=normal("2 L M", scale=5.0), hidden=size("hidden"), seed=seed())

@@ -82,12 +82,12 @@ def shapes_are_right(impl, src, tgt, V, W, seed):
     }
 
 
-@check(points=1, after=shapes_are_right, sizes={"N": (2, 300)}, max_len=size("N"), seed=seed())
+@check(points=1, after=shapes_are_right, sizes={"N": (2, 700)}, max_len=size("N"), seed=seed())
 def sequences_may_be_max_len_long(impl, max_len, seed):
-    """A source and a target of max_len tokens work, be it 2 or 300."""
-    model = evaluated(impl, seed, max_len=max_len)
-    ids = torch.arange(max_len)[None] % 6 + 1
-    return list(model(ids, ids).shape)
+    """A source and a target of max_len tokens work, be it 2 or 700; it is 256 if nothing is said."""
+    models = {max_len: evaluated(impl, seed, max_len=max_len), 256: evaluated(impl, seed)}
+    ids = torch.arange(700)[None] % 6 + 1
+    return [list(model(ids[:, :n], ids[:, :n]).shape) for n, model in models.items()]
 
 
 @check(
@@ -99,11 +99,14 @@ def sequences_may_be_max_len_long(impl, max_len, seed):
     seed=seed(),
 )
 def forward_is_decode_of_encode(impl, src, tgt, seed):
-    """model(src, tgt) is decode(tgt, encode(src), src), and the same again when called again."""
+    """model(src, tgt) is decode(tgt, encode(src), src), and the same again when called again, after another source too."""
     model = evaluated(impl, seed)
     src[1, 1:] = 0
-    halves = model.decode(tgt, model.encode(src), src)
-    return {"forward": word(changed(model(src, tgt), halves)), "forward again": word(changed(model(src, tgt), halves))}
+    halves = model.decode(tgt=tgt, memory=model.encode(src), src=src)
+    seen = {"forward": word(changed(model(src, tgt), halves))}
+    other = src.flip(0)
+    seen["forward of another source"] = word(changed(model(other, tgt), model.decode(tgt, model.encode(other), other)))
+    return seen | {"forward again": word(changed(model(src, tgt), halves))}
 
 
 @check(
@@ -588,7 +591,11 @@ def greedy_adds_the_likeliest_tokens(impl, src, seed):
     model, found = continuations(impl, src, seed)
     bos_id, ids = max(found.items(), key=lambda item: sum(len(set(row)) for row in item[1].tolist()))
     eos_id = rarest(ids, bos_id)
-    return {f"max_new = {n}": compared(model.greedy_decode(src, bos_id, eos_id, n), ids[:, :n], eos_id, 0) for n in (STEPS, 1)}
+
+    def greedy(n):
+        return model.greedy_decode(src, bos_id=bos_id, eos_id=eos_id, max_new=n)
+
+    return {f"max_new = {n}": compared(greedy(n), ids[:, :n], eos_id, 0) for n in (STEPS, 1)}
 
 
 @check(

@@ -40,7 +40,8 @@ def log_softmax_holds_at_extremes(impl, x, high, scale):
     near = x * scale + 1e4
     near[0] -= 2e4
     cases = {"whole slices": near, "within a slice": x + torch.where(high, 1e4, -1e4)}
-    return {f"{name}, {kind}": impl.log_softmax(to(x), -1) for name, x in cases.items() for kind, to in KINDS.items()}
+    seen = {f"{name}, {kind}": impl.log_softmax(to(x), -1) for name, x in cases.items() for kind, to in KINDS.items()}
+    return seen | {"whole slices, along the first axis": impl.log_softmax(near.T, 0)}
 
 
 @check(points=1, after=log_softmax_is_the_log_of_the_softmax, sizes=FEW, x=normal("L V"), dim=choice(0, -1), seed=seed())
@@ -299,7 +300,7 @@ def perplexity_weighs_tokens_alike(impl, nll_sums, token_counts):
         "these batches": impl.perplexity(sums, counts),
         "all in one batch": impl.perplexity([sum(sums)], [sum(counts)]),
         "and two without tokens": impl.perplexity([0.0, *sums, 0.0], [0, *counts, 0]),
-        "thirty times the loss": impl.perplexity([30 * nll for nll in sums], counts),
+        "scaled to a mean loss of 40": impl.perplexity([40 * nll * sum(counts) / sum(sums) for nll in sums], counts),
         "a thousand times as many tokens": impl.perplexity([1000 * nll for nll in sums], [1000 * n for n in counts]),
     }
 

@@ -420,7 +420,7 @@ def zoo():
     model = nn.Module()
     model.embedding = nn.Embedding(5, 3)
     model.convolution = nn.Conv1d(3, 3, 2)
-    model.blocks = nn.ModuleList([nn.Linear(3, 2), nn.LayerNorm(2)])
+    model.blocks = nn.ModuleList([nn.Linear(3, 2), nn.LayerNorm(2), nn.LayerNorm(2)])  # the last two begin alike
     model.plane_norm = nn.LayerNorm((2, 3))
     model.temperature = nn.Parameter(torch.tensor(1.0))
     model.head_bias = nn.Parameter(torch.zeros(1, 3))

@@ -164,8 +164,11 @@ def unscale_divides_by_value(impl, a, b, scale):
     return seen
 
 
-def scaled_step(LossScaler, unscale_first, *grads):
-    """One step of SGD with scaled gradients: what step returns, the parameters, and how often the optimizer made its step."""
+def scaled_step(LossScaler, unscale_first, *grads, mended=False):
+    """One step of SGD with scaled gradients: what step returns, the parameters, and how often the optimizer made its step.
+
+    `mended`: after unscale what is not finite is set to zero.
+    """
 
     class SGD:
         steps = 0
@@ -185,6 +188,8 @@ def scaled_step(LossScaler, unscale_first, *grads):
     optimizer, scaler, seen = SGD(), LossScaler(4.0), {}
     if unscale_first:
         seen["unscale returns"] = scaler.unscale(params)
+    for param in params if mended else ():
+        param.grad.nan_to_num_(0.0, 0.0, 0.0)
     seen["step returns"] = scaler.step(optimizer, params if unscale_first else iter(params))
     return seen | {"steps of the optimizer": optimizer.steps, "parameters": [param.detach() for param in params]}
 
@@ -204,6 +209,7 @@ def overflow_skips_the_step(impl, a, b, place):
         a[place] = bad
         seen[f"{bad} in the first parameter"] = take(impl.LossScaler, True, a, b)
         seen[f"{bad} in the last"] = take(impl.LossScaler, True, b, a)
+        seen[f"{bad} found by unscale, then set to 0"] = take(impl.LossScaler, True, a, b, mended=True)
         seen[f"{bad}, not unscaled before"] = take(impl.LossScaler, False, a, b)
     return seen
 
@@ -227,10 +233,10 @@ def unscaled_again(LossScaler, grad):
             pass
 
     seen = {}
-    for name in ("after unscale", "after step", "after an overflow"):
+    for name in ("after unscale", "after step", "after an overflow", "after a step that was skipped"):
         param, scaler = nn.Parameter(torch.zeros_like(grad)), LossScaler(4.0, backoff_factor=1.0)
-        param.grad = grad * math.inf if name == "after an overflow" else grad.clone()
-        if name == "after step":
+        param.grad = grad * math.inf if name in ("after an overflow", "after a step that was skipped") else grad.clone()
+        if "step" in name:
             scaler.step(Optimizer(), [param])
         else:
             scaler.unscale([param])
@@ -248,7 +254,7 @@ def unscaling_twice_is_refused(impl, grad):
 
 
 def values_after(LossScaler, options, overflows):
-    """value at first and after each step; a step unscales, or makes a step, or both, in turn."""
+    """value at first and after each step; a step unscales, or makes a step, or both, in turn; another scaler is made meanwhile."""
 
     class Optimizer:
         def step(self):
@@ -257,6 +263,7 @@ def values_after(LossScaler, options, overflows):
     param, scaler = nn.Parameter(torch.zeros(2)), LossScaler(**options)
     values = [float(scaler.value)]
     for step, overflow in enumerate(overflows):
+        LossScaler(5.0, 7.0, 0.125, 11)
         param.grad = torch.tensor([1.0, math.inf if overflow else 1.0])
         if step % 3 != 0:
             scaler.unscale([param])
@@ -279,8 +286,13 @@ def value_follows_the_steps(impl, overflow, growth_interval):
     """value grows after growth_interval good steps in a row, and backs off at once after an overflow; both begin the count anew."""
     options = {"init_scale": 8.0, "growth_factor": 3.0, "backoff_factor": 0.25, "growth_interval": growth_interval}
     follow = beside(impl, values_after)
-    scripts = {"these steps": overflow.tolist(), "an overflow in each step": [True] * 4}
-    return {name: torch.tensor(follow(impl.LossScaler, options, script), dtype=torch.float64) for name, script in scripts.items()}
+    large = options | {"init_scale": 2.0**24, "growth_interval": 1}
+    runs = {
+        "these steps": (options, overflow.tolist()),
+        "an overflow in each step": (options, [True] * 4),
+        "good steps at 2 ** 24": (large, [False] * 2),
+    }
+    return {name: torch.tensor(follow(impl.LossScaler, *run), dtype=torch.float64) for name, run in runs.items()}
 
 
 def defaults_of(LossScaler):
@@ -362,7 +374,8 @@ def trained(mixed_precision_step, LossScaler, options, x, y, max_norm):
         def step(self):
             with torch.no_grad():
                 for param in self.params:
-                    param -= 0.5 * param.grad
+                    if param.grad is not None:
+                        param -= 0.5 * param.grad
 
         def zero_grad(self, set_to_none=True):
             for param in self.params:
@@ -376,6 +389,7 @@ def trained(mixed_precision_step, LossScaler, options, x, y, max_norm):
     with torch.no_grad():
         model.weight.copy_(torch.linspace(-1, 1, x.shape[-1])[None])
         model.bias.fill_(0.25)
+    model.unused = nn.Parameter(torch.ones(2))
     optimizer, scaler, seen = SGD(model.parameters()), LossScaler(**options), {}
     for step, batch in enumerate(zip(x, y, strict=True), start=1):
         optimizer.zero_grad()

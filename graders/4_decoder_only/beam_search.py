@@ -84,6 +84,15 @@ ONE_PARENT = {
     "1 2 3": {"0": 1.0},
     "1 3 2": {"0": 1.0},
 }
+TWO_END = {  # two of the best end in the second round, and the one that ranks fifth goes on
+    "1": {"2": 0.5, "3": 0.3, "4": 0.2},
+    "1 2": {"0": 0.4, "2": 0.32, "3": 0.28},
+    "1 3": {"0": 0.62, "2": 0.2, "3": 0.18},
+    "1 4": {"0": 0.05, "2": 0.6, "3": 0.35},
+    "1 2 2": {"0": 0.55, "2": 0.45},
+    "1 2 3": {"0": 0.52, "2": 0.48},
+    "1 4 2": {"0": 1.0},
+}
 GARDEN_PATH = {
     "1": {"2": 0.4, "3": 0.35, "4": 0.25},
     "1 2": {"2": 0.42, "3": 0.38, "4": 0.2},
@@ -187,11 +196,11 @@ def step_is_given_what_it_takes(impl, table, eos_id, width):
 # What has ended.
 
 
-@check(points=1, after=continuations_compete_with_all_others, tree=choice(NARROW), other_tree=choice(ONE_PARENT))
-def ended_hypotheses_make_room(impl, tree, other_tree):
+@check(points=1, after=continuations_compete_with_all_others, tree=choice(NARROW), other_tree=choice(ONE_PARENT), third=choice(TWO_END))
+def ended_hypotheses_make_room(impl, tree, other_tree, third):
     """A hypothesis that ends takes up no place: going down the ranking, beam_width live ones are found. (1 is bos, 0 is eos.)"""
-    trees = {"tree": tree, "other_tree": other_tree}
-    return {f"{name}, beam_width = 2": read(impl.beam_search(beside(impl, by_tree)(found), 1, 0, 2, 3)) for name, found in trees.items()}
+    cases = {"tree, beam_width = 2": (tree, 2), "other_tree, beam_width = 2": (other_tree, 2), "third, beam_width = 3": (third, 3)}
+    return {case: read(impl.beam_search(beside(impl, by_tree)(found), 1, 0, width, 3)) for case, (found, width) in cases.items()}
 
 
 @check(
@@ -231,17 +240,27 @@ def live_ones_count_at_the_end(impl, table, eos_id):
     return read(impl.beam_search(step_of(impl, table), (eos_id + 1) % V, eos_id, 4, len(table)))
 
 
-@check(points=1, after=ended_hypotheses_are_set_aside, sizes={"V": (3, 5)}, table=distinct("3 V V"), eos_id=index("V"))
-def impossible_hypotheses_are_not_kept(impl, table, eos_id):
-    """A hypothesis whose sum is -inf is not kept, even if there are fewer than beam_width.
+@check(
+    points=1,
+    after=ended_hypotheses_are_set_aside,
+    sizes={"V": (3, 5)},
+    table=distinct("3 V V"),
+    eos_id=index("V"),
+    tree=choice({"1": {"2": 1.0}}),
+)
+def impossible_hypotheses_are_not_kept(impl, table, eos_id, tree):
+    """A hypothesis whose sum is -inf is not kept, even if there are fewer than beam_width, or none.
 
-    (step gives the log-softmax of table[t - 1, last id]. Here eos, and only eos, can be second.)
+    (step gives the log-softmax of table[t - 1, last id]; here eos, and only eos, can be second. Or what the tree says: 1 is bos, 0 eos.)
     """
     V = table.shape[-1]
     ends = torch.arange(V) == eos_id
     table[0, :, ends] = -torch.inf
     table[1, :, ~ends] = -torch.inf
-    return read(impl.beam_search(step_of(impl, table), (eos_id + 1) % V, eos_id, 10, 3))
+    return {
+        "table": read(impl.beam_search(step_of(impl, table), (eos_id + 1) % V, eos_id, 10, 3)),
+        "tree, where nothing can be second": read(impl.beam_search(beside(impl, by_tree)(tree), 1, 0, 2, 3)),
+    }
 
 
 @check(

@@ -133,9 +133,11 @@ def future_is_not_seen(impl, ids, seed):
     logits = built(impl, seed)(rows % 7)
     differ = changed(logits[1:], logits[:1])
     late = torch.ones_like(differ).triu()
+    steep = built(impl, seed, times={f"blocks.0.attn.{name}_proj.weight": 1e3 for name in "qk"})(rows % 7)
     return {
         "before it": "changed" if bool(differ[~late].any()) else "unchanged",
         "from it on": "changed" if bool(differ[late].all()) else "unchanged in places",
+        "before it, with scores in the millions": "changed" if bool(changed(steep[1:], steep[:1])[~late].any()) else "unchanged",
     }
 
 

@@ -100,10 +100,13 @@ def each_kv_head_serves_its_neighbours(impl, x, G, N, seed):
     seed=seed(),
 )
 def future_is_not_seen(impl, x, other, G, N, seed):
-    """Without a mask no output changes when later tokens do."""
+    """Without a mask no output changes when later tokens do, large as they may be."""
     layer, t = attention(impl, x, G, N, seed), (x.shape[1] + 1) // 2
     changed = torch.cat([x[:, :t], other[:, t:]], dim=1)
-    return {f"change of the first {t} outputs": layer(changed)[:, :t] - layer(x)[:, :t]}
+    return {
+        f"change of the first {t} outputs": layer(changed)[:, :t] - layer(x)[:, :t],
+        f"change of the first {t} outputs, all 1000 times as large": layer(1000 * changed)[:, :t] - layer(1000 * x)[:, :t],
+    }
 
 
 @check(points=2, after=parameters_have_their_shapes, x=normal("B L G*N*D"), G=size("G"), N=size("N"), seed=seed())
@@ -145,7 +148,7 @@ def biases_are_used(impl, x, G, N, seed):
 @check(
     points=1,
     after=layer_is_causal_grouped_attention,
-    sizes={"B": (2,), "G": (1, 2), "N": (1, 2), "D": (2,), "L": (2, 4)},
+    sizes={"B": (2, 4), "G": (1, 2), "N": (1, 2), "D": (2,), "L": (2, 4)},
     x=normal("B L G*N*D"),
     mask=booleans("L L", some=True),
     G=size("G"),
@@ -160,7 +163,7 @@ def mask_stands_in_for_the_causal_one(impl, x, mask, G, N, seed):
 @check(
     points=1,
     after=mask_stands_in_for_the_causal_one,
-    sizes=GROUPED,
+    sizes=GROUPED | {"B": (2, 6)},
     x=normal("B L G*N*D"),
     keys=booleans("B 1 1 L", some=True),
     own=booleans("B 1 L L", some=True),

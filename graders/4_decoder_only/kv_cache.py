@@ -65,9 +65,10 @@ def bytes_are_counted(impl, layers, heads, dim, length, batch, width):
     room=size("room"),
 )
 def append_returns_all_so_far(impl, k, v, more_k, more_v, room):
-    """append returns the keys and the values of all tokens so far, oldest first, and works up to the last free place."""
-    append = cache_like(impl, k, k.shape[2] + more_k.shape[2] + room).append
-    return [append(k, v), append(more_k, more_v)]
+    """append returns the keys and the values of all tokens so far, oldest first, up to the last free place; each cache has its own."""
+    append, other = (cache_like(impl, k, k.shape[2] + more_k.shape[2] + room).append for _ in range(2))
+    first = append(k, v)
+    return [first, other(more_k, more_v), append(more_k, more_v)]
 
 
 @check(points=1, after=append_returns_all_so_far, sizes={"n": (1, 2)}, n=size("n"))
@@ -229,7 +230,11 @@ def projections_have_their_names(impl, D, H):
 def layer_is_causal_self_attention(impl, x, H, seed):
     """Without a cache the layer is causal multi-head self-attention over x, in float32 as in float64, and for large x as well."""
     layer = impl.CachedSelfAttention(x.shape[-1], H, bias=True)
-    seen = {"float64": with_weights(layer, seed)(x), "x 1000 times as large": f"{layer(1000 * x).isfinite().sum()} finite numbers"}
+    seen = {"float64": with_weights(layer, seed)(x)}
+    large = layer(1000 * x)
+    moved = (layer(torch.cat([1000 * x[:, :-1], -1000 * x[:, -1:]], dim=1)) - large)[:, :-1].abs()
+    seen["x 1000 times as large"] = f"{large.isfinite().sum()} finite numbers"
+    seen["and its last token turned round, the others"] = "change" if bool((moved > 1e-6 * (1 + large.abs().max())).any()) else "stay"
     return seen | {"float32": with_weights(layer, seed, torch.float32)(x.float())}
 
 

@@ -83,6 +83,7 @@ def assistants_turn_is_opened(impl, messages):
     return {
         "add_generation_prompt not given": impl.render_chat(messages),
         "add_generation_prompt=True": impl.render_chat(messages, add_generation_prompt=True),
+        "after the assistant": impl.render_chat([*messages, {"role": "assistant", "content": "a"}]),
     }
 
 
@@ -217,7 +218,9 @@ def last_message_must_fit(impl, messages):
 # Stopping.
 
 PIECES = lists("n", ("a", "b", "ab", "aa", "c", " "), most=2, least=0)
-STOPS = choice(["ab"], ["aab"], ["abab"], ["aaa"], ["b"], ["aba", "ab"], ["abb", "ba"], ["cab", "ac"], ["bb", "bab"], ["ca", "abc", "bca"])
+STOPS = choice(
+    ["ab"], ["aab"], ["abab"], ["aaa"], ["b"], ["aba", "ab"], ["abb", "ba"], ["cab", "ac"], ["bb", "bab"], ["ca", "abc", "bca"], ["aabaaab"]
+)
 
 
 def stream(stop_stream, pieces, stops):
@@ -270,6 +273,8 @@ def text_without_a_stop_passes(impl, pieces, stops):
     """stop_stream passes all of the text on if no stop string comes, what could have been the beginning of one included."""
     beginning = stops[0][:-1] if stops else ""
     seen = {f"text that ends in {end!r}": streamed(impl, [*pieces, *end], stops)["text"] for end in (beginning, " \n")}
+    seen["no stop strings at all"] = streamed(impl, pieces, [])["text"]
+    seen |= {f"text that ends in 'ab', stop string {stop!r}": streamed(impl, [*pieces, "ab"], [stop])["text"] for stop in ("A", "\tab ")}
     return seen | {"from a list": beside(impl, all_of)(impl.stop_stream, pieces, stops)}
 
 
@@ -307,8 +312,8 @@ def text_is_yielded_as_soon_as_it_is_safe(impl, pieces, stops):
 
 @check(points=1, sizes={"n": (1, 2, 4)}, answers=winner_with_a_majority("n"))
 def most_frequent_answer_wins(impl, answers):
-    """self_consistency is the answer that occurs most often; strings count as the same only if they are equal."""
-    return impl.self_consistency(answers)
+    """self_consistency is the answer that occurs most often; strings count as the same only if they are equal, and an empty one counts."""
+    return {"answers": impl.self_consistency(answers), "empty ones": [impl.self_consistency(given) for given in (["42", "", ""], [""])]}
 
 
 @check(points=1, after=most_frequent_answer_wins, sizes={"n": (2, 3, 6)}, answers=lists("n", ("b", "a", "aa", "B", "b ")), draws=3)

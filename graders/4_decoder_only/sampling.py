@@ -34,7 +34,7 @@ def same(one, other):
 @check(points=2, sizes=ROWS, logits=distinct("B V", spread=0.5), k=count("V"), draws=2)
 def top_k_keeps_the_k_largest(impl, logits, k):
     """top_k_filter keeps the k largest logits of each row, where they stand, and makes all others -inf."""
-    return {"kept": kept(impl.top_k_filter(logits, k))}
+    return {"kept": kept(impl.top_k_filter(logits, k)), "kept of logits + 1e9": kept(impl.top_k_filter(logits + 1e9, k))}
 
 
 @check(points=1, after=top_k_keeps_the_k_largest, sizes=ROWS, ranks=indices("B V", below=4), k=count("V"), draws=2)
@@ -179,6 +179,7 @@ def temperature_divides_the_logits(impl, logits, dtype):
         "no leading axis": impl.distribution(logits[0, 0], 0.2),
         "logits + 1000": impl.distribution(logits + 1000),
         "logits / 1e6, temperature = 1e-6": impl.distribution(logits / 1e6, temperature=1e-6),
+        "logits / 1e10, temperature = 1e-10": impl.distribution(logits / 1e10, temperature=1e-10),
         "some are -inf": impl.distribution(logits.masked_fill(ruled_out, -torch.inf), 0.2),
     }
 
@@ -190,6 +191,7 @@ def temperature_0_is_the_arg_max(impl, logits):
         "without filters": impl.distribution(logits, 0.0),
         "with all": impl.distribution(logits, 0, top_k=2, top_p=0.9, min_p=0.1),
         "logits / 1e6, float32": impl.distribution((logits / 1e6).float(), 0.0),
+        "logits / 1e8": impl.distribution(logits / 1e8, 0.0),
         "all but the largest -inf": impl.distribution(logits.masked_fill(logits < logits.amax(-1, keepdim=True), -torch.inf), 0.0),
     }
 
@@ -272,11 +274,11 @@ def ids_follow_the_distribution(impl, logits, seed):
 
 @check(points=1, after=ids_follow_the_distribution, sizes={"V": (3,)}, logits=distinct("1 V", spread=0.2), seed=seed())
 def rows_are_drawn_independently(impl, logits, seed):
-    """2000 rows with one distribution: each pair of tokens stands in neighbouring rows as often as independent draws put it there."""
+    """2000 rows with one distribution: each pair of tokens stands in two rows, near or far, as often as independent draws put it there."""
     V = logits.shape[-1]
     ids = impl.sample(logits.repeat(2000, 1), generator=beside(impl, generator)(seed))
     probs, seen = impl.distribution(logits)[0], {}
-    for apart in (1, 2):
+    for apart in (1, 2, 1000):
         pairs = (ids[:-apart] * V + ids[apart:]).bincount(minlength=V * V).tolist()
         for pair, drawn in enumerate(pairs):
             one, other = divmod(pair, V)

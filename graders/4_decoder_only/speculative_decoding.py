@@ -56,8 +56,13 @@ def uniforms(axis: str) -> Strategy:
 
 @check(points=1, sizes={"V": (2, 3, 5, 8)}, p=targets("V"), q=drafts("V"), draws=2)
 def residual_is_where_p_exceeds_q(impl, p, q):
-    """residual_distribution is max(0, p - q), divided by its sum, in one direction as in the other."""
-    return impl.residual_distribution(p, q), impl.residual_distribution(q, p)
+    """residual_distribution is max(0, p - q), divided by its sum, in one direction as in the other, near as p and q may be."""
+    near = p + (q - p) / 1e4
+    return {
+        "of p and q": impl.residual_distribution(p, q),
+        "of q and p": impl.residual_distribution(q, p),
+        "of p and 0.9999 p + 0.0001 q": impl.residual_distribution(p, near),
+    }
 
 
 # One round.
@@ -268,12 +273,18 @@ def tokens_are_those_of_target(impl, ids, next_ids, draft_is_right, gamma, max_n
     max_new=size("N"),
 )
 def target_is_called_once_a_round(impl, ids, table, gamma, max_new):
-    """A round calls target once: with a draft equal to target it yields γ + 1 tokens, with one that is always wrong it yields one."""
+    """A round calls target once: with a draft equal to target it yields γ + 1 tokens, with one that is always wrong it yields one.
+
+    γ tokens are drafted in each round, the last one excepted, however many were accepted before.
+    """
     next_ids, made, seen = table.argmax(-1), beside(impl, model), {}
+    ones = torch.ones_like(next_ids)  # with them the sum of all tokens runs through all places of a table
+    wrong_at_first = torch.where(torch.arange(len(table)) == ids.sum() % len(table), 0, ones)
     for name, target_table, draft_table, number in (
         ("equal to target", table, table, max_new + 7 * gamma),
         ("always wrong", sure(next_ids), sure((next_ids + 1) % len(table)), max_new),
         ("always right", sure(next_ids), sure(next_ids), max_new),
+        (f"wrong at first, then at each {len(table)}th token", sure(ones), sure(wrong_at_first), max_new + 9),
     ):
         target, draft = made(target_table), made(draft_table)
         impl.speculative_generate(target, draft, ids, gamma, number)
@@ -373,6 +384,8 @@ def seed_decides_the_text(impl, seed):
     seen = {"same seed, draft equals target": compared(first, again), "another seed, draft equals target": compared(first, other)}
     first, again, other = (text(stubborn, generator(number)) for number in (seed, seed, seed + 1))
     seen |= {"same seed, draft without a choice": compared(first, again), "another seed, draft without a choice": compared(first, other)}
+    given = generator(seed)
+    seen["same generator, next call"] = compared(text(even, given), text(even, given))
     manual_seed(seed)
     first, following = text(even), text(even)
     manual_seed(seed)

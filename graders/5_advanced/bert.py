@@ -272,16 +272,22 @@ def hidden_is_that_of_bert(impl, ids, segments, V, H, D, N, seed):
     after=each_sublayer_is_right_alone,
     sizes={"B": (3,), "L": (2, 6)},
     ids=indices("B L", below=7),
+    segments=indices("B L", below=3),
     keep=booleans("B L"),
     seed=seed(),
 )
-def padding_is_not_attended_to(impl, ids, keep, seed):
+def padding_is_not_attended_to(impl, ids, segments, keep, seed):
     """No real token sees one where keep is False, wherever that stands; what is hidden at real tokens is right, with any ids at padding."""
     keep[:, 0], keep[:, -1], keep[0] = True, False, True
     model, sharp = built(impl, seed, N=2), built(impl, seed, scales=EMBEDDINGS | {"q_proj": 16.0, "k_proj": 16.0})
     both = {"hidden": ids, "hidden, with other ids at padding": torch.where(keep, ids, (ids + 1) % 7)}
     found = {name: model(given, keep=keep)[0].masked_fill(~keep[..., None], 0.0) for name, given in both.items()}
-    return found | {"pooled": model(ids, None, keep)[1], "pooled, where scores are large": sharp(ids, None, keep)[1]}
+    return found | {
+        "pooled": model(ids, None, keep)[1],
+        "pooled, with segments": model(ids, segments, keep)[1],
+        "pooled of one alone": model(ids[1:2], keep=keep[1:2])[1],
+        "pooled, where scores are large": sharp(ids, None, keep)[1],
+    }
 
 
 @check(points=1, after=embeddings_are_added_and_normalised, sizes={"L": (1, 4)}, ids=indices("3 L", below=7), seed=seed())

@@ -31,7 +31,7 @@ def chunks_end_with_the_text(impl, length, overlap):
     (size is length + overlap; the texts have from 0 tokens to 2 · size + 1.)
     """
     size = length + overlap
-    return {f"{n} tokens": impl.chunk(list(range(10, 10 + n)), size, overlap) for n in range(2 * size + 2)}
+    return {f"{n} tokens": impl.chunk(list(range(n)), size, overlap) for n in range(2 * size + 2)}
 
 
 @check(points=1, after=chunks_begin_a_stride_apart, size=choice(1, 3))
@@ -198,7 +198,8 @@ def ranks_are_fused(impl, rankings, k):
     """The score of an id is the sum of 1 / (k + rank) over the rankings that contain it; ranks begin at 1, and k is 60 if not given."""
     ranked = [row.tolist() for row in rankings]
     ranked[1] = ranked[1][:-1]
-    fused = {f"k = {k}": impl.reciprocal_rank_fusion(ranked, k), "k not given": impl.reciprocal_rank_fusion(ranked)}
+    fused = {f"k = {number}": impl.reciprocal_rank_fusion(ranked, number) for number in (k, 0)}
+    fused["k not given"] = impl.reciprocal_rank_fusion(ranked)
     return {name: {"of each id": dict(pairs), "in order": [score for _, score in pairs]} for name, pairs in fused.items()}
 
 
@@ -248,7 +249,9 @@ def later_choices_differ_from_all_chosen(impl, query, candidates, long):
     (The candidates are multiplied by long to the power of 0, 1, 2 …)
     """
     candidates = candidates * long ** torch.arange(len(candidates))[:, None]
-    return {f"trade_off = {t}": impl.maximal_marginal_relevance(query, candidates, len(candidates), t) for t in (0.3, 0.5, 0.8, 0.0)}
+    choose = impl.maximal_marginal_relevance
+    chosen = {f"trade_off = {t}": choose(query, candidates, len(candidates), t) for t in (0.3, 0.5, 0.8, 0.0)}
+    return chosen | {"two, trade_off = 0": choose(query, candidates, 2, 0.0)}
 
 
 @check(points=1, after=later_choices_differ_from_all_chosen, length=choice(0.5, 4.0), k=choice(2, 4))
@@ -280,7 +283,7 @@ def by_words_and_lines(text):
     return len(text.split()) + text.count("\n")
 
 
-PASSAGES = ["A prism\n\nparts light. ", "The rainbow is made by two refractions and one reflexion.", "Blue is refracted more than red."]
+PASSAGES = ["A prism\n\nparts light. \n", "The rainbow is made by two refractions and one reflexion.", "Blue is refracted more than red."]
 QUESTION = " Why  is\nthe bow coloured?"
 
 

@@ -152,8 +152,12 @@ def attention(impl, M, H, D, seed):
 
 @check(points=2, after=attention_has_four_matrices, sizes=SIZES, x=normal("B L M"), H=size("H"), D=size("D"), seed=seed())
 def scores_are_not_scaled(impl, x, H, D, seed):
-    """Without bias and mask, out_proj gets softmax(q·k) v of all heads side by side: nothing is divided by √D, nothing is causal."""
-    return attention(impl, x.shape[-1], H, D, seed)(x)
+    """Without bias and mask, out_proj gets softmax(q·k) v of all heads side by side: nothing is divided by √D, nothing is causal.
+
+    So it is where x is large.
+    """
+    layer = attention(impl, x.shape[-1], H, D, seed)
+    return {"output": layer(x), "x 1000 times as large": f"{layer(1000 * x).isfinite().sum()} finite numbers"}
 
 
 @check(
@@ -183,7 +187,7 @@ def bias_is_added_to_the_scores(impl, x, memory, shared, each, square, H, D, see
 @check(
     points=1,
     after=bias_is_added_to_the_scores,
-    sizes=SIZES,
+    sizes=SIZES | {"L": (2, 3)},
     x=normal("B L M"),
     memory=normal("B S M"),
     bias=normal("1 H L S"),
@@ -199,6 +203,8 @@ def mask_says_who_may_attend(impl, x, memory, bias, keys, all_axes, H, D, seed):
     return {
         "mask (B, 1, 1, S)": layer(x, memory, bias, keys),
         "mask (B, H, L, S), no bias": layer(x, memory, mask=all_axes),
+        "mask (H, L, S)": layer(x, memory, bias, all_axes[0]),
+        "mask (L, S)": layer(x, memory, bias, all_axes[0, 0]),
         "bias of 1000 where not allowed, about -60 elsewhere": layer(x, memory, torch.where(all_axes, bias - 60, 1e3), all_axes),
     }
 
@@ -350,7 +356,7 @@ def spans_lie_anywhere(impl, ids):
         "all of the text": [(0, 12)],
     }
     none = dict(zip(("inputs", "targets", "ids afterwards"), beside(impl, without_spans)(impl.corrupt_spans, text), strict=True))
-    return {name: cut(impl, text, spans, 99) for name, spans in cases.items()} | {"none": none}
+    return {name: cut(impl, text, spans, 99) for name, spans in cases.items()} | {"none": none, "no text": cut(impl, [], [], 99)}
 
 
 @check(points=1, after=spans_are_cut_and_asked_for, ids=indices("12", below=90), at=index(3, start=1))

@@ -101,8 +101,12 @@ def head_reads_cls_at_the_first_position(impl, images, seed):
     seed=seed(),
 )
 def patches_get_the_positions_after_the_first(impl, images, H, seed):
-    """Where only attention adds something, it reads cls_token and the patches, all with their positions, after norm1, with H heads."""
-    return built(impl, seed, M=4 * H, H=H, constant={"ff.down": 0.0})(images)
+    """Where only attention adds something, it reads cls_token and the patches, all with their positions, after norm1, with H heads.
+
+    Scores may be large.
+    """
+    sharp = built(impl, seed, scales={"q_proj": 64.0, "k_proj": 64.0}, constant={"ff.down": 0.0})
+    return {"logits": built(impl, seed, M=4 * H, H=H, constant={"ff.down": 0.0})(images), "logits, where scores are large": sharp(images)}
 
 
 @check(points=1, after=head_reads_cls_at_the_first_position, images=normal("1 2 4 6"), seed=seed())
@@ -152,13 +156,15 @@ def all_weights_get_their_gradients(impl, images, seed):
 def what_does_not_fit_is_refused(impl, patch):
     """ValueError where p does not divide rows or columns: from patchify, PatchEmbedding and ViT; and for images not of image_size."""
     embedding, model = impl.PatchEmbedding(patch, 1, 4), impl.ViT((2 * patch, patch), patch, 1, 4, 1, 2, 4, 3)
-    seen = {}
+    fitting = torch.zeros(1, 1, 2 * patch, patch)
+    seen = {"shapes where all fits": [list(embedding(fitting).shape), list(model(fitting).shape)]}
     for shape in ((2 * patch, 2 * patch + 1), (2 * patch - 1, 2 * patch)):
         images = torch.zeros(1, 1, *shape)
         seen[f"patchify of {shape}, patches of {patch}"] = failure(impl.patchify, images, patch)[0]
-        seen[f"PatchEmbedding of {shape}, patches of {patch}"] = failure(embedding, images)[0]
+        seen[f"PatchEmbedding of {shape}, patches of {patch}"] = failure(impl.PatchEmbedding(patch, 1, 4), images)[0]
+        seen[f"the same after images that fit, {shape}"] = failure(embedding, images)[0]
         seen[f"a ViT for {shape}, patches of {patch}"] = failure(impl.ViT, shape, patch, 1, 4, 1, 2, 4, 3)[0]
-    for shape in ((patch, 2 * patch), (3 * patch, patch), (patch, patch)):
+    for shape in ((patch, 2 * patch), (3 * patch, patch), (patch, patch), (2 * patch, 2 * patch)):
         seen[f"a ViT for {(2 * patch, patch)}, images of {shape}"] = failure(model, torch.zeros(1, 1, *shape))[0]
     return seen
 
