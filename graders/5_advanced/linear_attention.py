@@ -5,7 +5,7 @@ import torch
 from kata.grading import at_most, beside, check, choice, close, cost, gradients, inputs_after, normal, seed, size
 
 FEW = {"B": (2,), "H": (1, 2), "D": (2, 3), "V": (1, 2)}  # where axes are not the subject; V stands for Dv
-LONG = {"B": (1, 2), "H": (2, 1), "L": (1, 4, 150), "D": (1, 2, 3), "V": (1, 3, 2)}  # 150: more than any chunk
+LONG = {"B": (1, 2), "H": (2, 1), "L": (1, 4, 270), "D": (1, 2, 3), "V": (1, 3, 2)}  # 270: more than two chunks of any size
 
 
 # With elu + 1.
@@ -39,7 +39,7 @@ def future_is_not_seen(impl, q, k, v, other):
 
 @check(points=2, sizes=LONG, q=normal("B H L D"), k=normal("B H L D"), v=normal("B H L V"))
 def causal_sums_run_to_the_token_itself(impl, q, k, v):
-    """Causal, both sums, of weighted values and of weights, run over the keys up to the query's own; also for 150 tokens."""
+    """Causal, both sums, of weighted values and of weights, run over the keys up to the query's own; also for 270 tokens."""
     return {"default": impl.causal_linear_attention(q, k, v), "eps = 30": impl.causal_linear_attention(q, k, v, eps=30.0)}
 
 
@@ -63,8 +63,9 @@ def steps_give_what_the_causal_form_gives(impl, q, k, v, eps):
     """LinearState.step, token by token, gives what causal_linear_attention gives; a new state begins with nothing."""
     B, H, _, D = q.shape
     first, second = (impl.LinearState(B, H, D, v.shape[-1], torch.float64, eps) for _ in range(2))
+    plain = impl.LinearState(B, H, D, v.shape[-1], torch.float64)
     run = beside(impl, steps_of)
-    return {"first state": run(first, q, k, v), "second state, other tokens": run(second, k, q, v)}
+    return {"first state": run(first, q, k, v), "second state, other tokens": run(second, k, q, v), "default eps": run(plain, q, k, v)}
 
 
 def requires_grad_after(state, q, k, v):
@@ -83,7 +84,7 @@ def state_keeps_no_graph(impl, q, v):
 @check(
     points=1,
     after=steps_give_what_the_causal_form_gives,
-    wanted={"mean": 0.8, "its dtype": torch.bfloat16, "mean, state in float64": 0.8},
+    wanted={"mean": 0.8, "its dtype": torch.bfloat16, "mean, state in float64": 0.8, "mean of ones": 1.0},
     compare=close(2e-2, 2e-2),
 )
 def sums_have_the_states_dtype(impl):
@@ -93,7 +94,12 @@ def sums_have_the_states_dtype(impl):
     run = beside(impl, steps_of)
     short = run(impl.LinearState(1, 1, 1, 1), k.bfloat16(), k.bfloat16(), coarse.bfloat16())[0, 0, -1, 0]
     long = run(impl.LinearState(1, 1, 1, 1, torch.float64), k, k, fine)[0, 0, -1, 0]
-    return {"mean": short.item(), "its dtype": short.dtype, "mean, state in float64": long.item()}
+    far, ones = (
+        torch.tensor([255.0] + [0.0] * 23).view(1, 1, 24, 1).bfloat16(),
+        torch.ones(1, 1, 24, 1).bfloat16(),
+    )  # weights 256, 1, 1, ...
+    even = run(impl.LinearState(1, 1, 1, 1), ones, far, ones)[0, 0, -1, 0]
+    return {"mean": short.item(), "its dtype": short.dtype, "mean, state in float64": long.item(), "mean of ones": even.item()}
 
 
 # Random features.
@@ -126,6 +132,8 @@ def features_are_orthogonal_in_blocks(impl, D, R, seed):
     after=features_are_orthogonal_in_blocks,
     wanted={
         "mean of squared norms between 3.65 and 4.35": True,
+        "squared norms above 9.5, between 50 and 155": True,
+        "with D = 1, both signs": True,
         "variance of squared norms": 8.0,
         "variance of their means over blocks of 4": 2.0,
         "mean of first rows": torch.zeros(4, dtype=torch.float64),
@@ -140,9 +148,12 @@ def features_are_orthogonal_in_blocks(impl, D, R, seed):
 def features_are_distributed_as_gaussian_vectors(impl, seed):
     """A row is distributed as D standard normals, w as likely as -w, its norm as theirs; each block is turned anew."""
     w, _ = beside(impl, features_of)(impl.orthogonal_features, 4, 2048, seed)
+    narrow, _ = beside(impl, features_of)(impl.orthogonal_features, 1, 64, seed)
     squares, unit = w.double().square().sum(-1), w.double() / w.double().norm(dim=-1, keepdim=True)
     return {
         "mean of squared norms between 3.65 and 4.35": 3.65 < squares.mean().item() < 4.35,
+        "squared norms above 9.5, between 50 and 155": 50 < int((squares > 9.5).sum()) < 155,
+        "with D = 1, both signs": 10 < int((narrow > 0).sum()) < 54,
         "variance of squared norms": squares.var().item(),
         "variance of their means over blocks of 4": squares.view(-1, 4).mean(-1).var().item(),
         "mean of first rows": w.double()[::4].mean(0),
@@ -205,7 +216,7 @@ def performer_uses_positive_features(impl, q, k, v, projection):
     projection=normal("R D"),
 )
 def performer_can_be_causal(impl, q, k, v, projection):
-    """With causal=True both sums of performer_attention run over the keys up to the query's own; also for 150 tokens."""
+    """With causal=True both sums of performer_attention run over the keys up to the query's own; also for 270 tokens."""
     return impl.performer_attention(q, k, v, projection, causal=True)
 
 
@@ -312,14 +323,18 @@ def performers_gradients_are_right(impl, q, k, v, projection, seed):
     v=normal("B H L V"),
 )
 def inputs_are_left_alone(impl, q, k, v):
-    """Arguments are the same after the call as before it, and float32 in gives float32 out."""
+    """Arguments are the same after the call as before it, and float32 in gives float32 out, bfloat16 bfloat16."""
     functions = {
         "linear_attention": (impl.linear_attention, (q, k, v)),
         "causal_linear_attention": (impl.causal_linear_attention, (q, k, v)),
         "performer_attention": (impl.performer_attention, (q, k, v, torch.eye(q.shape[-1]).double())),
     }
     return {
-        name: {"inputs afterwards": inputs_after(function, *x), "dtype from float32": function(*(each.float() for each in x)).dtype}
+        name: {
+            "inputs afterwards": inputs_after(function, *x),
+            "dtype from float32": function(*(each.float() for each in x)).dtype,
+            "dtype from bfloat16": function(*(each.bfloat16() for each in x)).dtype,
+        }
         for name, (function, x) in functions.items()
     }
 

@@ -226,7 +226,7 @@ def merged_layer_drops_nothing(impl, x, O, seed):
     found = {"merged, in training": layer(x), "trainable": beside(impl, trainable)(layer)}
     layer.eval()
     layer.train()
-    found["merged, in training again"] = seen(layer, x)
+    found |= {"merged, in training again": seen(layer, x), "gradients to x": gradients(layer, x, seed=seed)["inputs"]}
     layer.unmerge()
     layer.eval()
     return found | {"unmerged, in evaluation": seen(layer, x)}

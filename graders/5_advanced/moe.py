@@ -86,9 +86,10 @@ def z_loss_is_the_mean_squared_logsumexp(impl, logits, seed):
     draws=2,
 )
 def large_logits_stay_finite(impl, logits, experts, shift):
-    """Logits around 1000 or -1000 give the weights and losses that they should, never infinity or NaN."""
-    large = logits + shift
-    return impl.top_k_routing(large, 2), impl.load_balancing_loss(large, experts), impl.router_z_loss(large)
+    """Logits around 1000 or -1000, or both in one batch, give the weights and losses that they should, never infinity or NaN."""
+    large, unlike = logits + shift, logits + shift * torch.tensor([[1.0], [-1.0], [1.0]])
+    z_losses = impl.router_z_loss(large), impl.router_z_loss(unlike)
+    return impl.top_k_routing(large, 2), impl.load_balancing_loss(large, experts), z_losses
 
 
 # Capacity.
@@ -96,9 +97,9 @@ def large_logits_stay_finite(impl, logits, experts, shift):
 
 @check(points=1, n=count(20), num_experts=choice(8, 16), k=choice(2, 3), draws=2)
 def capacity_is_rounded_up(impl, n, num_experts, k):
-    """expert_capacity is capacity_factor · T · k / E, rounded up to an int, where that is a whole number and where not."""
+    """expert_capacity is capacity_factor · T · k / E, rounded up to an int, where that is a whole number, also 0, and where not."""
     even = n * num_experts
-    cases = (even, 1.0), (even + 1, 1.0), (even + 1, 2.0), (even - 1, 16.0), (4 * even + 1, 0.25)
+    cases = (even, 1.0), (even + 1, 1.0), (even + 1, 2.0), (even - 1, 16.0), (4 * even + 1, 0.25), (1, 0.01), (even, 0.0)
     return {f"T = {T}, factor {factor}": impl.expert_capacity(T, num_experts, k, factor) for T, factor in cases}
 
 
@@ -172,11 +173,12 @@ def layer_mixes_the_chosen_experts(impl, x, F, E, k, seed):
 def dropped_assignments_add_zero(impl, x, F, E, k, capacity_factor, seed):
     """With a capacity_factor the layer leaves out what dispatch_mask drops, over the whole batch, and changes nothing else.
 
-    (In training and in evaluation, and for however many tokens.)
+    (In training and in evaluation, for however many tokens, and with a factor of 0 as well.)
     """
     layer = with_weights(impl.MoELayer(x.shape[-1], F, E, k, capacity_factor), seed)
     alike = x[:1, :1] + x / 10  # nearly all tokens want the same experts
     seen = {"tokens unlike": layer(x), "tokens alike": layer(alike), "fewer tokens": layer(alike[:1])}
+    seen["factor 0"] = with_weights(impl.MoELayer(x.shape[-1], F, E, k, 0.0), seed)(x)
     layer.eval()
     return seen | {"tokens alike, in evaluation": layer(alike)}
 
@@ -217,13 +219,14 @@ def gradients_pass_over_what_is_dropped(impl, x, seed):
     sizes={"T": (3,), "E": (4,), "M": (3,)},
 )
 def dtype_is_that_of_the_input(impl, logits, experts, x, seed):
-    """In float32 the weights, the losses and the layer's output are float32; in bfloat16 the weights and the output are bfloat16."""
+    """In float32 the weights, the losses and the layer's output are float32; in bfloat16 they are bfloat16."""
     low, half = logits.float(), logits.bfloat16()
     losses = impl.load_balancing_loss(low, experts), impl.router_z_loss(low)
     layer = with_weights(impl.MoELayer(x.shape[-1], 4, 4, 2), seed).float()
     seen = {"routing": impl.top_k_routing(low, 2), "losses": losses, "layer": layer(x.float())}
     y, *_ = with_weights(layer, seed, torch.bfloat16)(x.bfloat16())
-    return seen | {"routing in bfloat16": impl.top_k_routing(half, 2), "dtype of the layer in bfloat16": y.dtype}
+    low_dtypes = [each.dtype for each in (impl.load_balancing_loss(half, experts), impl.router_z_loss(half), y)]
+    return seen | {"routing in bfloat16": impl.top_k_routing(half, 2), "dtypes of the losses and the layer in bfloat16": low_dtypes}
 
 
 @check(

@@ -54,7 +54,7 @@ def quantized(impl, x, *args, **kwargs):
 def error_is_at_most_half_a_step(impl, x):
     """q is int8, from -127 to 127, and q · scale differs from x by scale / 2 at most, however large or small the numbers are."""
     seen = {}
-    for magnitude in (1e-10, 1e-6, 1.0, 1e10):
+    for magnitude in (1e-30, 1e-10, 1e-6, 1.0, 1e10):
         q, scale = impl.quantize(magnitude * x)
         step = float(scale)
         error = float((magnitude * x.double() - q.double() * step).abs().max())

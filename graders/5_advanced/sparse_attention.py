@@ -5,7 +5,8 @@ import torch
 from kata.grading import at_most, beside, booleans, check, choice, cost, failure, gradients, index, inputs_after, normal, seed, size
 
 FEW = {"B": (2,), "H": (1, 2), "L": (5, 6), "D": (2,), "V": (2, 3)}  # where axes are not the subject; V stands for Dv
-WINDOWS = choice(0, 1, 2, 3, 4, 7)
+WINDOWS = choice(0, 1, 2, 3, 4, 13)
+LONG = {"L": (4, 1, 150)}  # 150: more than any chunk
 THREEFOLD = {"operations": 3.0, "largest tensor": 3.0}
 
 
@@ -27,13 +28,14 @@ def window_reaches_half_to_each_side(impl, L, window):
 @check(
     points=2,
     after=window_reaches_half_to_each_side,
+    sizes=LONG,
     q=normal("B H L D"),
     k=normal("B H L D"),
     v=normal("B H L V"),
     window=WINDOWS,
 )
 def window_holds_softmax_attention(impl, q, k, v, window):
-    """sliding_window_attention is the softmax of q·k / √D over the keys of the window, times their values."""
+    """sliding_window_attention is the softmax of q·k / √D over the keys of the window, times their values; also for 150 tokens."""
     return impl.sliding_window_attention(q, k, v, window)
 
 
@@ -51,6 +53,7 @@ def global_tokens_see_and_are_seen(impl, L, window, places):
 @check(
     points=2,
     after=global_tokens_see_and_are_seen,
+    sizes=LONG,
     q=normal("B H L D"),
     k=normal("B H L D"),
     v=normal("B H L V"),
@@ -294,12 +297,13 @@ def gradients_are_right(impl, q, k, v, is_global, seed):
     is_global=booleans("B 6", share=0.3),
 )
 def inputs_are_left_alone(impl, q, k, v, is_global):
-    """Arguments are the same after the call as before it, and float32 in gives float32 out."""
-    single = each(impl, q.float(), k.float(), v.float(), is_global)
+    """Arguments are the same after the call as before it, and float32 in gives float32 out, bfloat16 bfloat16."""
+    single, half = (each(impl, q.to(dtype), k.to(dtype), v.to(dtype), is_global) for dtype in (torch.float32, torch.bfloat16))
     return {
         name: {
             "tensors afterwards": [x for x in inputs_after(function, *given) if torch.is_tensor(x)],
             "dtype from float32": single[name][0](*single[name][1]).dtype,
+            "dtype from bfloat16": half[name][0](*half[name][1]).dtype,
         }
         for name, (function, given) in each(impl, q, k, v, is_global).items()
     }
