@@ -19,6 +19,8 @@ from kata.loading import load
 from kata.sandbox import confine
 from kata.wire import Received, Written, receive, send
 
+RESERVE = 1 << 20  # bytes, to say that no others are left
+
 
 def serve(reader: BinaryIO, writer: BinaryIO, readable: list[str]) -> None:
     """Load the file that the first message brings, then answer until the stream ends."""
@@ -40,6 +42,7 @@ def serve(reader: BinaryIO, writer: BinaryIO, readable: list[str]) -> None:
     active = [protection.name for protection in protections if protection.active]
     send(writer, Written({"active": active}))
     host = Host(namespace, guard, order["folder"])
+    reserve = [bytearray(RESERVE)]
 
     def call_back(message: Written) -> Received:
         send(writer, message)
@@ -54,6 +57,9 @@ def serve(reader: BinaryIO, writer: BinaryIO, readable: list[str]) -> None:
     def answer(message: Received) -> None:
         reply = host.answer(message, call_back)
         try:
+            send(writer, reply)
+        except MemoryError:  # the answer has taken all
+            reserve.clear()
             send(writer, reply)
         except Exception as error:  # too large to pass on
             send(writer, Written({"raised": host.describe(error, {})}))

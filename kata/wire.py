@@ -50,6 +50,7 @@ NAMES = {dtype: name for name, dtype in DTYPES.items()}
 BY_CODE = tuple((dtype, numpy.dtype({"bfloat16": "int16", "bool": "uint8"}.get(name, name))) for name, dtype in DTYPES.items())
 CODES = {dtype: code for code, (dtype, _) in enumerate(BY_CODE)}
 TUPLE, SET, FROZENSET, INTEGER, REFERENCE = range(32, 37)
+PACKING = {"unicode_errors": "surrogatepass", "buf_size": 1024}  # at first: by default it takes 256 KiB, for every value
 COLLECTIONS = {TUPLE: tuple, SET: set, FROZENSET: frozenset}
 
 Wrap = Callable[[Any], tuple[str, Any]]
@@ -129,7 +130,7 @@ class Packing:
     tensors: list[bytes] = field(default_factory=list)
 
     def pack(self, value: Any) -> bytes:
-        return bytes(packb(value, default=self.other, strict_types=True, unicode_errors="surrogatepass", buf_size=1024))
+        return bytes(packb(value, default=self.other, strict_types=True, **PACKING))
 
     def other(self, value: Any) -> Any:
         """Something that msgpack knows, for what it does not."""
@@ -273,7 +274,7 @@ def send(stream: BinaryIO, message: Written) -> None:
     """
     packing = Packing(message.wrap)
     packed = packing.pack(limited(message.value))
-    head, body = packb((message.header, packed), unicode_errors="surrogatepass"), b"".join(packing.tensors)
+    head, body = packb((message.header, packed), **PACKING), b"".join(packing.tensors)
     for part, what, most in ((body, "tensors", MAX_BODY), (head, "all but the tensors", MAX_HEAD)):
         if len(part) > most:
             raise ValueError(f"{what} of a value take {len(part):,} bytes; at most {most:,} can be passed on")
