@@ -40,7 +40,7 @@ def softmax_of_nothing_is_zero(impl, x, blocked):
 @check(points=1, after=softmax_sums_to_one_along_dim, x=normal("B L"), dtype=choice(torch.float32, torch.float16, torch.bfloat16), draws=3)
 def softmax_keeps_the_dtype(impl, x, dtype):
     """softmax gives back the dtype that it was given."""
-    return impl.softmax(x=x.to(dtype), dim=1)
+    return impl.softmax(x.to(dtype), 1)
 
 
 @check(points=2, q=normal("B H L D"), k=normal("B H S D"))
@@ -66,7 +66,7 @@ def mask_allows_where_true(impl, q, k, mask):
 )
 def mask_broadcasts(impl, q, k, own, keys, heads):
     """The mask may be of any shape that broadcasts to the weights: per batch, per head, per key, (S,) alone."""
-    return [impl.attention_weights(q=q, k=k, mask=mask) for mask in (own, keys, heads, keys[0, 0, 0])]
+    return [impl.attention_weights(q, k, mask=mask) for mask in (own, keys, heads, keys[0, 0, 0])]
 
 
 @check(points=1, after=mask_allows_where_true, q=normal("B L D"), k=normal("B S D"), mask=booleans("B L S"), row=index("L"))
@@ -96,7 +96,7 @@ def mask_holds_for_low_scores(impl, q, k, mask, low):
 def output_is_the_weighted_mean(impl, q, k, v, mask):
     """scaled_dot_product_attention averages the values with the attention weights, masked or not, however many keys there are."""
     long = [q[:1, :1], *(x[:1, :1].repeat(1, 1, 600 // x.shape[2], 1).cumsum(2) / 100 for x in (k, v))]
-    seen = impl.scaled_dot_product_attention(q, k, v), impl.scaled_dot_product_attention(q=q, k=k, v=v, mask=mask)
+    seen = impl.scaled_dot_product_attention(q, k, v), impl.scaled_dot_product_attention(q, k, v, mask=mask)
     return *seen, impl.scaled_dot_product_attention(*long)
 
 

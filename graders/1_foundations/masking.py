@@ -16,7 +16,7 @@ def causal_mask_hides_the_future(impl, L):
 @check(points=2, after=causal_mask_hides_the_future, sizes={"new": FEW, "cached": FEW}, new=size("new"), cached=size("cached"))
 def causal_mask_is_aligned_to_the_end(impl, new, cached):
     """With more keys than queries the queries are the last positions: causal_mask(new, cached + new)."""
-    return impl.causal_mask(new, cached + new), impl.causal_mask(L=new, S=3000)
+    return impl.causal_mask(new, cached + new), impl.causal_mask(new, 3000)
 
 
 @check(points=1, after=causal_mask_hides_the_future, sizes={"S": FEW, "more": FEW}, S=size("S"), more=size("more"))
@@ -35,7 +35,7 @@ def padding_mask_allows_the_tokens(impl, lengths, max_len):
 def padding_mask_takes_empty_and_full_sequences(impl, max_len):
     """A sequence of length 0 has no key, one of length max_len has all of them."""
     edges = torch.tensor([0, max_len, 1])
-    long = impl.padding_mask(lengths=edges + 3000, max_len=max_len + 3000)
+    long = impl.padding_mask(edges + 3000, max_len + 3000)
     return impl.padding_mask(edges, max_len), impl.padding_mask(edges[:1], max_len), long
 
 
@@ -156,7 +156,7 @@ def applied_mask_broadcasts(impl, scores, own, keys, heads):
 def applied_mask_keeps_the_dtype(impl, scores, mask):
     """apply_mask works in float16, bfloat16 and float32, gives back the dtype of the scores, and changes no allowed one."""
     dtypes = torch.float16, torch.bfloat16, torch.float32, torch.float64
-    return [impl.apply_mask(scores=large.to(dtype), mask=mask) for large in (scores, 1e4 * scores) for dtype in dtypes]
+    return [impl.apply_mask(large.to(dtype), mask) for large in (scores, 1e4 * scores) for dtype in dtypes]
 
 
 @check(

@@ -37,7 +37,7 @@ def layer_norm_scales_then_shifts(impl, x, weight, bias):
 )
 def layer_norm_takes_any_leading_axes(impl, x, weight, bias):
     """There may be any number of axes before the last, none included, and only the last one is normalised."""
-    return impl.layer_norm(x[0, 0, 0], weight, bias), impl.layer_norm(x[0, 0], weight, bias), impl.layer_norm(x=x, weight=weight, bias=bias)
+    return impl.layer_norm(x[0, 0, 0], weight, bias), impl.layer_norm(x[0, 0], weight, bias), impl.layer_norm(x, weight, bias)
 
 
 @check(
@@ -107,7 +107,7 @@ def layer_norm_has_the_right_gradients(impl, x, weight, bias, seed):
 @check(points=1, sizes=FEW, x=normal("B L M", mean=2.0), weight=normal("M"))
 def rms_norm_divides_by_the_root_mean_square(impl, x, weight):
     """rms_norm divides each row by the root of the mean of its squares, and multiplies by weight; no mean is subtracted."""
-    return impl.rms_norm(x, weight), impl.rms_norm(x=x[0, 0], weight=weight)
+    return impl.rms_norm(x, weight), impl.rms_norm(x[0, 0], weight)
 
 
 @check(
@@ -192,7 +192,7 @@ def backward_takes_any_leading_axes(impl, grad_out, x, weight):
 def backward_heeds_eps(impl, grad_out, x, weight, eps):
     """layer_norm_backward adds eps, 1e-5 by default, to the variance: it counts for tiny rows and for constant ones (row 0: 1.5)."""
     x[0] = 1.5
-    return impl.layer_norm_backward(grad_out=grad_out, x=x, weight=weight), impl.layer_norm_backward(grad_out, x, weight, eps)
+    return impl.layer_norm_backward(grad_out, x, weight), impl.layer_norm_backward(grad_out, x, weight, eps)
 
 
 @check(

@@ -102,7 +102,7 @@ def forward_is_decode_of_encode(impl, src, tgt, seed):
     """model(src, tgt) is decode(tgt, encode(src), src), and the same again when called again, after another source too."""
     model = evaluated(impl, seed)
     src[1, 1:] = 0
-    halves = model.decode(tgt=tgt, memory=model.encode(src), src=src)
+    halves = model.decode(tgt, model.encode(src), src)
     seen = {"forward": word(changed(model(src, tgt), halves))}
     other = src.flip(0)
     seen["forward of another source"] = word(changed(model(other, tgt), model.decode(tgt, model.encode(other), other)))
