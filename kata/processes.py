@@ -161,11 +161,14 @@ class Forked:
         self.reader: BinaryIO = wire.makefile("rb")
         self.writer: BinaryIO = wire.makefile("wb")
         self.output: BinaryIO = os.fdopen(output, "rb", buffering=0)
+        self.over = False
 
-    def kill(self) -> None:  # it is not reaped before `ended`, so the number is still its own
-        os.kill(self.pid, signal.SIGKILL)
+    def kill(self) -> None:
+        if not self.over:  # afterwards the number may be another's
+            os.kill(self.pid, signal.SIGKILL)
 
     def ended(self) -> int:
+        self.over = True
         for stream in (self.reader, self.writer, self.wire):
             with contextlib.suppress(OSError):
                 stream.close()

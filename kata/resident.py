@@ -124,8 +124,13 @@ class Leased:
     def start(self) -> Any:
         if self.abandoned:
             raise Abandoned
-        self.process = self.starter.start()
-        return self.process
+        self.process = process = self.starter.start()
+        if self.abandoned:  # the asker went while it started: `watch` may not have seen it
+            process.kill()
+            process.ended()
+            process.output.close()
+            raise Abandoned
+        return process
 
     def close(self) -> None:
         pass

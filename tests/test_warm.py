@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -9,16 +10,20 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rooms import ROOMS
 
 from kata import warm
 from kata.curriculum import ROOT
+from kata.processes import Zygote, starter
+from kata.resident import Abandoned, Leased
 
 ROOM = ROOMS["attention"]
 NO_SCALING = next(m for m in ROOM.mistakes if m.id == "no-scaling")
@@ -210,6 +215,26 @@ def test_whoever_stops_waiting_frees_the_resident(project: Project) -> None:
     began = time.monotonic()
     assert project.verdict()["passed"]
     assert time.monotonic() - began < 8  # not the 10 s that a loop may take
+
+
+def test_whoever_goes_while_a_runner_starts_leaves_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, theirs = socket.socketpair()
+    with contextlib.closing(starter()) as started, ours:
+        leased = Leased(started)
+        watching = threading.Thread(target=leased.watch, args=(ours,))
+        watching.start()
+        begun: list[Any] = []
+
+        def start() -> Any:
+            begun.append(Zygote.start(started))  # type: ignore[arg-type]  # on Linux it is one
+            theirs.close()
+            watching.join(10)
+            return begun[0]
+
+        monkeypatch.setattr(started, "start", start)
+        with pytest.raises(Abandoned):
+            leased.start()
+        assert not Path(f"/proc/{begun[0].pid}").exists()
 
 
 def test_it_ends_when_idle_and_when_told(project: Project) -> None:
