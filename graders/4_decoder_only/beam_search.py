@@ -118,6 +118,13 @@ UNLIKELY = {"1": {"0": 1e-90, "2": 2e-200, "3": 1e-200}, "1 2": {"2": 1e-150}, "
 SURE_IN_THE_END = {"1 2": {"2": 1.0}, "1 2 2": {"2": 1.0}, "1 2 2 2": {"0": 1.0}}
 LONG = {"1": {"0": 0.7, "2": 0.3}} | SURE_IN_THE_END  # with alpha = 1 only the fourth token makes the long one better
 LONGER = {"1": {"0": 0.8, "2": 0.2}} | SURE_IN_THE_END  # with alpha = 2
+BOTH_END = {  # both ends are likelier than what else there is; with alpha = 1 what ranks fourth wins over one of them
+    "1": {"2": 0.5, "3": 0.4, "4": 0.1},
+    "1 2": {"0": 0.5, "2": 0.3, "3": 0.2},
+    "1 3": {"0": 0.5, "2": 0.3, "3": 0.2},
+    "1 2 2": {"0": 0.5, "2": 0.5},
+    "1 3 2": {"0": 1.0},
+}
 
 
 # The beam.
@@ -306,14 +313,15 @@ def score_is_normalised(impl, table, eos_id, width, alpha):
     return read(impl.beam_search(step, (eos_id + 1) % V, eos_id, width, len(table), alpha=alpha))
 
 
-@check(points=1, after=score_is_normalised, tree=choice(LATE), long=choice(LONG), longer=choice(LONGER))
-def search_goes_on_after_an_end(impl, tree, long, longer):
-    """That the best has ended, or beam_width have, is no end while a live one may still get a better score. (1 is bos, 0 is eos.)"""
+@check(points=1, after=score_is_normalised, tree=choice(LATE), long=choice(LONG), longer=choice(LONGER), both=choice(BOTH_END))
+def search_goes_on_after_an_end(impl, tree, long, longer, both):
+    """That the best has ended, or beam_width have, is no end while others may get a better score: beam_width go on. (1 is bos, 0 is eos.)"""
     cases = {
         "tree, alpha = 1, beam_width = 1": (tree, 1, 3, 1.0),
         "tree, alpha = 1, beam_width = 2": (tree, 2, 3, 1.0),
         "long, alpha = 1, beam_width = 1": (long, 1, 4, 1.0),
         "longer, alpha = 2, beam_width = 1": (longer, 1, 4, 2.0),
+        "both, alpha = 1, beam_width = 2": (both, 2, 3, 1.0),
     }
     return {case: read(impl.beam_search(beside(impl, by_tree)(found), 1, 0, *rest)) for case, (found, *rest) in cases.items()}
 
