@@ -101,7 +101,8 @@ def layer_norm_of_half_precision_is_computed_in_float32(impl, x, weight, bias):
 def layer_norm_has_the_right_gradients(impl, x, weight, bias, seed):
     """Gradients of x, weight and bias are right, those through mean and variance too, and finite for a constant row (row 0: 1.5)."""
     x[0, 0] = 1.5
-    return gradients(impl.layer_norm, x, weight, bias, seed=seed)["inputs"]
+    by_default = gradients(impl.layer_norm, x, weight, bias, seed=seed)["inputs"]
+    return {"eps by default": by_default, "eps = 0.5": gradients(impl.layer_norm, x, weight, bias, 0.5, seed=seed)["inputs"]}
 
 
 @check(points=1, sizes=FEW, x=normal("B L M", mean=2.0), weight=normal("M"))
@@ -150,7 +151,8 @@ def rms_norm_is_computed_in_float32_or_wider(impl, x, weight):
 def rms_norm_has_the_right_gradients(impl, x, weight, seed):
     """Gradients with respect to x and weight are right, those through the mean square too, and finite for a row of zeros (row 0)."""
     x[0, 0] = 0.0
-    return gradients(impl.rms_norm, x, weight, seed=seed)["inputs"]
+    by_default = gradients(impl.rms_norm, x, weight, seed=seed)["inputs"]
+    return {"eps by default": by_default, "eps = 0.5": gradients(impl.rms_norm, x, weight, 0.5, seed=seed)["inputs"]}
 
 
 @check(points=1, sizes={"M": (3, 4, 5, 6)}, grad_out=normal("B L M"), x=distinct("B L M", spread=4.0), weight=normal("M"))

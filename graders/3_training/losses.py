@@ -302,6 +302,7 @@ def perplexity_weighs_tokens_alike(impl, nll_sums, token_counts):
         "and two without tokens": impl.perplexity([0.0, *sums, 0.0], [0, *counts, 0]),
         "scaled to a mean loss of 40": impl.perplexity([40 * nll * sum(counts) / sum(sums) for nll in sums], counts),
         "a thousand times as many tokens": impl.perplexity([1000 * nll for nll in sums], [1000 * n for n in counts]),
+        "a single token": impl.perplexity([sums[0] / counts[0], 0.0], [1, 0]),
     }
 
 

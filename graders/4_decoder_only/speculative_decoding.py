@@ -434,7 +434,7 @@ def arguments_are_left_alone(impl, target_probs, draft_probs, uniforms, next_ids
 # What to expect.
 
 
-@check(points=1, sizes={"g": (1, 2, 4, 7)}, alpha=choice(0.1, 0.3, 0.8, 0.95), gamma=size("g"), draws=2)
+@check(points=1, sizes={"g": (1, 2, 4, 16)}, alpha=choice(0.1, 0.3, 0.8, 0.95), gamma=size("g"), draws=2)
 def expected_tokens_of_a_round(impl, alpha, gamma):
     """expected_tokens is 1 + α + α² + … + α^γ: a round yields more than i tokens if its first i are accepted."""
     return impl.expected_tokens(alpha, gamma)
