@@ -59,11 +59,13 @@ def parameters_have_their_shapes(impl, I, O, r):
 def update_starts_at_zero(impl, x, O, r):
     """At first B is zero and A random, not zero: the layer gives what its base gives, and B can learn from the first step on."""
     layer = impl.LoRALinear(with_weights(built_in(impl, "Linear", 4, O), 1, torch.float32), r, 8.0)
+    other = impl.LoRALinear(built_in(impl, "Linear", 4, O), r, 8.0)
     A = layer.A
     kinds = {
         "a row of zeros": bool((A == 0).all(-1).any()),
         "rows alike": A.unique(dim=0).shape[0] < r,
         "not finite": not A.isfinite().all(),
+        "the same in every layer": bool((A == other.A).all()),
     }
     return {"B": layer.B, "A": next((kind for kind, is_so in kinds.items() if is_so), "random"), "output": layer(x.float())}
 
@@ -72,7 +74,8 @@ def update_starts_at_zero(impl, x, O, r):
 def update_is_added_and_scaled(impl, x, O, r, alpha, seed):
     """forward is base(x) + alpha / r · x Aᵀ Bᵀ, with the base's bias, for x with any number of axes before the last."""
     layer = layer_for(impl, x, O, r, alpha, seed)
-    return {"(N, L, in)": layer(x), "(in,)": layer(x[0, 0])}
+    layer_for(impl, x, O, r, alpha + 1, seed + 1)  # which has nothing to do with it
+    return {"(N, L, in)": layer(x), "(in,)": layer(x[0, 0]), "(1, N, L, in)": layer(x[None])}
 
 
 @check(points=1, after=parameters_have_their_shapes, bias=choice(True, False))
@@ -115,9 +118,12 @@ def update_has_the_dtype_of_the_base(impl):
 
 @check(points=1, after=update_is_added_and_scaled, compare=at_most(1.25, least=0.9), M=choice(32))
 def update_costs_little(impl, M):
-    """The update goes through r numbers for each token: B A, as large as the weight, is not made, and it costs r · (in + out) products."""
+    """The update goes through r numbers for each token: B A, as large as the weight, is not made; once merged it costs nothing."""
     x = torch.linspace(-1, 1, 2 * M, dtype=torch.float64).view(2, M)
-    return cost(layer_for(impl, x, M, 2, 1.0, 0), x)
+    layer = layer_for(impl, x, M, 2, 1.0, 0)
+    found = {"forward": cost(layer, x)}
+    layer.merge()
+    return found | {"forward, merged": cost(layer, x)}
 
 
 def sums(LoRALinear, dropout):
@@ -129,9 +135,10 @@ def sums(LoRALinear, dropout):
         layer.A.fill_(1.0)
         layer.B.fill_(1.0)
     x = (2.0 ** torch.arange(6)).repeat(20, 10, 1).requires_grad_()
-    trained, evaluated = layer.train()(x), layer.eval()(x)
+    trained, again, evaluated = layer.train()(x), layer(x), layer.eval()(x)
     slopes = torch.autograd.grad(trained.sum(), x)[0] - 100
-    return [each.detach().flatten(0, 1) / 2 for each in (trained - base(x), (slopes * x).sum(-1, keepdim=True), evaluated - base(x))]
+    found = trained - base(x), (slopes * x).sum(-1, keepdim=True), evaluated - base(x), again - trained
+    return [each.detach().flatten(0, 1) / 2 for each in found]
 
 
 @check(points=1, after=update_is_added_and_scaled, dropout=choice(0.25, 0.5), draws=2)
@@ -140,13 +147,14 @@ def dropout_is_for_the_updates_input(impl, dropout):
 
     (The input is 1, 2, 4, 8, 16, 32, and A and B are ones, so the sum tells which of them were kept.)
     """
-    trained, by_gradient, evaluated = beside(impl, sums)(impl.LoRALinear, dropout)
+    trained, by_gradient, evaluated, difference = beside(impl, sums)(impl.LoRALinear, dropout)
     kept = trained[:, 0].double() * (1 - dropout)
     whole = bool(((kept - kept.round()).abs() < 0.01).all() and (kept > -0.01).all() and (kept < 63.01).all())
     share = (kept.round().long().clamp(0, 63)[:, None] >> torch.arange(6) & 1).double().mean(0)
     return {
         "kept numbers are divided by 1 - dropout": whole,
-        "each is dropped by itself": kept.unique().numel() > 16,
+        "each is dropped by itself": kept.unique().numel() > 24,
+        "others in the next call": bool((difference.abs() > 0.1).any()),
         "share of dropped numbers": "dropout" if bool(((1 - share) - dropout).abs().max() < 0.2) else "another",
         "gradient": "through the kept numbers"
         if bool(((by_gradient - trained).abs() < 0.05).all())
@@ -157,10 +165,10 @@ def dropout_is_for_the_updates_input(impl, dropout):
 
 @check(points=1, after=update_is_added_and_scaled, sizes=ONE | {"N": (2,)}, x=normal("N I"), O=size("O"), seed=seed())
 def dropout_of_everything_leaves_the_base(impl, x, O, seed):
-    """With dropout=1 the update is zero in training, and whole in evaluation; what the base gives is always whole."""
+    """With dropout=1 the update and its gradients are zero in training, and whole in evaluation; what the base gives is always whole."""
     layer = layer_for(impl, x, O, 2, 3.0, seed, dropout=1.0)
     layer.train()
-    found = {"in training": layer(x)}
+    found = {"in training": layer(x), "gradients": gradients(layer, x, seed=seed)}
     layer.eval()
     return found | {"in evaluation": layer(x)}
 
@@ -191,24 +199,25 @@ def seen(layer, x):
 
 @check(points=1, after=merging_folds_the_update_in, sizes=ONE | {"N": (2,)}, x=normal("N I"), O=size("O"), seed=seed())
 def unmerging_restores_the_weight(impl, x, O, seed):
-    """After unmerge() weight and forward are what they were before merge(), and A and B learn again; merging once more works."""
+    """After unmerge() weight and forward are what they were before merge(), A and B learn again, and what they learned is merged next."""
     layer = layer_for(impl, x, O, 2, 3.0, seed)
     layer.merge()
     layer.unmerge()
     found = {"merged, unmerged": seen(layer, x), "gradients": gradients(layer, x, seed=seed)["parameters"]}
+    with_weights(layer, seed + 1)
     layer.merge()
-    return found | {"and merged again": seen(layer, x)}
+    return found | {"and merged again, with other A and B": seen(layer, x)}
 
 
 @check(points=1, after=merging_folds_the_update_in, sizes=ONE | {"N": (2,)}, x=normal("N I"), O=size("O"), seed=seed())
 def merging_twice_changes_nothing(impl, x, O, seed):
-    """merge() of what is merged and unmerge() of what is not change nothing."""
-    layer = layer_for(impl, x, O, 2, 3.0, seed)
+    """merge() of what is merged and unmerge() of what is not change nothing; nor does either change another layer."""
+    layer, other = (layer_for(impl, x, O, 2, 3.0, seed + i) for i in (0, 1))
     layer.unmerge()
     found = {"unmerged at first": seen(layer, x)}
     layer.merge()
     layer.merge()
-    found["merged twice"] = seen(layer, x)
+    found |= {"merged twice": seen(layer, x), "another layer": seen(other, x)}
     layer.unmerge()
     layer.unmerge()
     return found | {"unmerged twice": seen(layer, x)}
@@ -275,13 +284,24 @@ def adapted(impl, D, names, r=2, alpha=3.0):
     return model, impl.add_lora(model, names, r, alpha)
 
 
+def called_base():
+    return nn.Sequential(nn.ModuleDict({"base": nn.Linear(4, 3), "out": nn.Linear(3, 4)}))
+
+
+def with_a_set(add_lora, model, names):
+    return add_lora(model, frozenset(names), 2, 3.0)
+
+
 @check(points=2, after=parameters_have_their_shapes)
 def layers_are_chosen_by_name(impl):
     """add_lora replaces every nn.Linear that its parent holds under one of the names, anywhere in the tree, and nothing else.
 
     The name is to be equal: "proj" is not "q_proj".
     """
-    return {f"names {names}": parameters(adapted(impl, 4, names)[0]) for names in CASES}
+    seen = {f"names {names}": parameters(adapted(impl, 4, names)[0]) for names in CASES}
+    model = beside(impl, called_base)()
+    beside(impl, with_a_set)(impl.add_lora, model, ["base", "q_proj"])
+    return seen | {"names {'base', 'q_proj'}, a set": parameters(model)}
 
 
 @check(points=1, after=layers_are_chosen_by_name, names=NAMES, r=choice(1, 3), draws=4)
@@ -338,7 +358,9 @@ def state_holds_the_updates_alone(impl, names, seed):
     """lora_state_dict gives the A and B of each LoRALinear under their dotted names; a parameter of the model called A or B is none."""
     model, _ = adapted(impl, 4, names)
     layer = with_weights(impl.LoRALinear(built_in(impl, "Linear", 4, 3), 2, 1.0), seed)
-    return {"of a model": impl.lora_state_dict(with_weights(model, seed)), "of a layer": impl.lora_state_dict(layer)}
+    found = {"of a model": impl.lora_state_dict(with_weights(model, seed)), "of a layer": impl.lora_state_dict(layer)}
+    layer.merge()
+    return found | {"of a merged layer": impl.lora_state_dict(layer)}
 
 
 def carried_over(lora_state_dict, source, target):

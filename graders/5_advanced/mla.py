@@ -26,6 +26,7 @@ FEW = {"B": (2,), "M": (3,), "H": (2, 3), "D": (3, 1), "C": (4, 5), "P": (1, 2)}
 ONE = {"B": (2,), "M": (5,), "H": (3,), "D": (4,), "C": (6,), "P": (1,)}  # and where they are not the subject
 NEAR = close(rtol=1e-4, atol=1e-4)  # for angles in float32, whatever order they are computed in
 FORMS = ("forward", "absorbed")
+HALF = {"float16": (torch.float16, 8195), "bfloat16": (torch.bfloat16, 1027)}  # and where a token stands far from the first
 
 
 def attention(impl, x, H, D, C, R, seed, **constant):
@@ -53,7 +54,7 @@ def parameters_have_their_shapes(impl, M, H, D, C, R):
 @check(points=1, after=parameters_have_their_shapes, R=choice(1, 3, 5))
 def odd_rotary_part_is_refused(impl, R):
     """The constructor raises ValueError if rope_dim is odd."""
-    return {f"rope_dim {odd}": failure(impl.LatentAttention, 8, 2, 4, 3, odd)[0] for odd in sorted({1, R})}
+    return {f"rope_dim {odd}": failure(impl.LatentAttention, 8, 2, 4, 3, odd)[0] for odd in sorted({1, R, 10 * R + 1})}
 
 
 # What is kept of a token.
@@ -107,11 +108,11 @@ def future_is_not_seen(impl, x, other, H, D, C, R, seed):
 def contents_meet(impl, x, H, D, C, R, seed):
     """If all rotary keys were zero, a score would be the query's content part times k_up(latent), head by head, over √(D + R).
 
-    (However large the scores are: with q_proj times 3000, too.)
+    (However large the scores are: with q_proj times ten million, too.)
     """
     layer = attention(impl, x, H, D, C, R, seed, k_rope=0.0)
     seen = {"output": layer(x)[0]}
-    large = with_weights(layer, seed, x.dtype, {"k_rope": 0.0}, {"q_proj.weight": 3000.0})
+    large = with_weights(layer, seed, x.dtype, {"k_rope": 0.0}, {"q_proj.weight": 1e7})
     return seen | {"output, large scores": large(x)[0]}
 
 
@@ -153,18 +154,18 @@ def cuts_change_nothing(impl, first, second, third, H, D, C, R, seed):
     points=2,
     after=(forward_is_latent_attention, rotary_keys_are_kept_rotated),
     compare=NEAR,
-    sizes=FEW | {"L": (1, 3)},
+    sizes=FEW | {"B": (2, 1), "L": (1, 3, 4), "H": (2, 3, 1), "D": (3, 1, 7)},
     x=normal("B L M"),
     **DIMS,
 )
 def absorbed_equals_forward(impl, x, H, D, C, R, seed):
     """absorbed gives the output and the cache that forward gives, for a whole sequence too, and however large the scores are.
 
-    (Those are large where q_proj is multiplied by 3000; k_rope is zero there.)
+    (Those are large where q_proj is multiplied by ten million; k_rope is zero there.)
     """
     seen = in_turn(attention(impl, x, H, D, C, R, seed), None, [("absorbed", x)])
     large = attention(impl, x, H, D, C, R, seed, k_rope=0.0)
-    with_weights(large, seed, x.dtype, {"k_rope": 0.0}, {"q_proj.weight": 3000.0})
+    with_weights(large, seed, x.dtype, {"k_rope": 0.0}, {"q_proj.weight": 1e7})
     return seen | {"large scores": large.absorbed(x)[0]}
 
 
@@ -172,7 +173,7 @@ def absorbed_equals_forward(impl, x, H, D, C, R, seed):
     points=2,
     after=(absorbed_equals_forward, cuts_change_nothing),
     compare=NEAR,
-    sizes=ONE | {"L": (1, 3), "N": (2, 3)},
+    sizes=ONE | {"L": (1, 66), "N": (2, 3)},
     prompt=normal("B L M"),
     more=normal("B N M"),
     tokens=normal("2 B 1 M"),
@@ -185,13 +186,21 @@ def forms_take_turns(impl, prompt, more, tokens, H, D, C, R, seed):
     return in_turn(layer, None, calls)
 
 
-@check(points=2, after=absorbed_equals_forward, compare=at_most(1.1), sizes={"H": (2,), "D": (16, 32)}, H=size("H"), D=size("D"))
-def no_keys_or_values_are_made(impl, H, D):
+@check(
+    points=2,
+    after=absorbed_equals_forward,
+    compare=at_most(1.1),
+    sizes={"B": (1, 2), "H": (2,), "D": (16, 32)},
+    B=size("B"),
+    H=size("H"),
+    D=size("D"),
+)
+def no_keys_or_values_are_made(impl, B, H, D):
     """In absorbed each token in the cache costs H·(2C + R) multiplications and takes C + R numbers a head at most, whatever D is."""
     t, C, R = 256, 16, 2
-    x, cache = torch.ones(1, 1, 1, dtype=torch.float64), torch.ones(1, t, C + R, dtype=torch.float64)
+    x, cache = torch.ones(B, 1, 1, dtype=torch.float64), torch.ones(B, t, C + R, dtype=torch.float64)
     seen = cost(attention(impl, x, H, D, C, R, seed=0).absorbed, x, cache)
-    a_copy_for_each_head = H * (t + 1) * (C + R)
+    a_copy_for_each_head = B * H * (t + 1) * (C + R)
     return seen | {"largest_tensor": max(seen["largest_tensor"], a_copy_for_each_head)}
 
 
@@ -222,7 +231,21 @@ def continued_twice(layer, x, first, second):
 def caches_stay_as_they_are(impl, x, first, second, H, D, C, R, seed):
     """x and the cache that was given are left as they are: several sequences may continue the same one."""
     layer = attention(impl, x, H, D, C, R, seed)
-    return {"x afterwards": inputs_after(layer, x)[0]} | beside(impl, continued_twice)(layer, x, first, second)
+    seen = {"x afterwards": inputs_after(layer, x)[0], "x after absorbed": inputs_after(layer.absorbed, x)[0]}
+    return seen | beside(impl, continued_twice)(layer, x, first, second)
+
+
+def after_a_step(layer, x, token):
+    """In evaluation and without gradients: what comes before, and after the weights were changed where they lie."""
+    layer.eval()
+    seen = {}
+    with torch.no_grad():
+        for step in ("before", "after"):
+            out, cache = layer(x)
+            seen[step] = {"forward": out, "one token": layer.absorbed(token, cache)[0], "absorbed": layer.absorbed(x)[0]}
+            for parameter in layer.parameters():
+                parameter.mul_(1.5)
+    return seen
 
 
 @check(
@@ -240,9 +263,14 @@ def nothing_is_remembered(impl, x, other, token, H, D, C, R, seed):
     layer = attention(impl, x, H, D, C, R, seed)
     _, cache = layer(x)
     layer.absorbed(other)
-    seen = {"goes on from its cache": layer.absorbed(token, cache)[0], "begins anew": layer.absorbed(token)[0]}
+    seen = {f"goes on from its cache, {form}": getattr(layer, form)(token, cache)[0] for form in FORMS}
+    seen["begins anew"] = layer.absorbed(token)[0]
     with_weights(layer, seed + 1)
-    return seen | {"other weights, forward": layer(x)[0], "other weights, absorbed": layer.absorbed(x)[0]}
+    seen["other weights, one token"] = layer.absorbed(token, cache)[0]
+    seen |= {f"other weights, {form}": getattr(layer, form)(x)[0] for form in FORMS}
+    step = beside(impl, after_a_step)
+    seen["a step"] = step(layer, x, token)
+    return seen | {"a step from other weights": step(with_weights(layer, seed), x, token)}
 
 
 class Output(nn.Module):
@@ -267,15 +295,17 @@ def gradients_flow(impl, x, H, D, C, R, seed):
     points=1,
     after=forms_take_turns,
     compare=close(rtol=5e-2, atol=5e-2),
-    sizes=ONE | {"L": (2, 3)},
+    sizes=ONE | {"L": (3,)},
     x=normal("B L M"),
     token=normal("B 1 M"),
-    dtype=choice(torch.float16, torch.bfloat16),
     **DIMS,
 )
-def half_precision_works(impl, x, token, dtype, H, D, C, R, seed):
+def half_precision_works(impl, x, token, H, D, C, R, seed):
     """With parameters and x in half precision both forms work and keep its dtype, and a token far from the first is rotated as exactly."""
-    x, token = x.to(dtype), token.to(dtype)
-    layer = attention(impl, x, H, D, C, R, seed)
-    far = layer.absorbed(token, torch.zeros(x.shape[0], 4099, C + R, dtype=dtype))[1]
-    return in_turn(layer, None, [("forward", x), ("absorbed", token)]) | {"kept of the token at position 4099": far[:, -1]}
+    seen = {}
+    for name, (dtype, place) in HALF.items():
+        layer = attention(impl, x.to(dtype), H, D, C, R, seed)
+        far = layer.absorbed(token[:1].to(dtype), torch.zeros(1, place, C + R, dtype=dtype))[1]
+        seen[name] = in_turn(layer, None, [("forward", x.to(dtype)), ("absorbed", token.to(dtype))])
+        seen[name][f"kept of the token at position {place}"] = far[:, -1]
+    return seen

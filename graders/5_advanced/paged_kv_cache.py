@@ -156,7 +156,12 @@ def shared_blocks_need_as_many_frees(impl, n):
     other = allocator.allocate()
     refused = failure(allocator.allocate)[0]
     allocator.free(block)
-    return {"num_free": left, "two blocks": other != block, "a third": refused, "num_free in the end": allocator.num_free}
+    found = {"num_free": left, "two blocks": other != block, "a third": refused, "num_free in the end": allocator.num_free}
+    for _ in range(300):
+        allocator.share(other)
+    for _ in range(300):
+        allocator.free(other)
+    return found | {"num_free after 300 more": allocator.num_free, "held still": failure(allocator.free, other)[0]}
 
 
 @check(points=1, after=freed_blocks_are_handed_out_again, N=choice(2, 3))
@@ -170,8 +175,8 @@ def blocks_that_nobody_holds_are_refused(impl, N):
     cases = [("handed out never", fresh, 0), ("freed before", freed, 1), ("-1", full, -1), ("num_blocks", full, N)]
     seen = {}
     for name, allocator, block in cases:
-        for call in ("free", "share"):
-            raised = failure(getattr(allocator, call), block)[0]
+        for call in ("free", "share", "free again", "share again"):
+            raised = failure(getattr(allocator, call.split()[0]), block)[0]
             seen[f"{call}, block {name}"] = {"raised": raised, "num_free": allocator.num_free}
     return seen | {"allocate afterwards": freed.allocate(), "one more": failure(freed.allocate)[0]}
 
@@ -191,27 +196,46 @@ def blocks_that_nobody_holds_are_refused(impl, N):
 def tokens_come_back_in_order(impl, first, second, third, block_size, name):
     """gather gives the keys and the values of all tokens appended so far, oldest first, (H, t, D) each; length counts them."""
     H, _, D = first.shape
-    cache = impl.PagedKVCache(24, block_size, H, D, dtype=torch.float64)
+    cache, other = (impl.PagedKVCache(24, block_size, H, D, dtype=torch.float64) for _ in range(2))
     cache.add(name)
+    other.add(name)
+    other.append(name, first + 1, first + 2)
     seen = {}
     for what, k in {"nothing": None, "first": first, "second": second, "third": third}.items():
         if k is not None:
             cache.append(name, k, 10 - k)
         keys, values = cache.gather(name)
         seen[f"{what} appended"] = {"length": cache.length(name), "keys": keys, "values": values}
-    return seen
+    many, counted = impl.PagedKVCache(300, 1, 1, 1), torch.arange(300.0).view(1, -1, 1)
+    many.add(name)
+    many.append(name, counted, -counted)
+    return seen | {"another cache": other.gather(name), "300 blocks": many.gather(name)}
+
+
+def other_bits(cache, dtype, n):
+    """How many numbers come back from a cache with other bits than they had, the largest and the smallest among them."""
+    info, bits = torch.finfo(dtype), {2: torch.int16, 4: torch.int32, 8: torch.int64}[dtype.itemsize]
+    numbers = [info.max, -info.max, info.tiny, 1 + info.eps, -1 - info.eps, info.max / 3]
+    k = torch.tensor(numbers, dtype=dtype).view(2, 1, 3).repeat(1, n, 1)
+    cache.add("bits")
+    cache.append("bits", k, -k)
+    return [int((new.view(bits) != old.view(bits)).sum()) for new, old in zip(cache.gather("bits"), (k, -k), strict=True)]
 
 
 @check(points=1, after=tokens_come_back_in_order, sizes={"H": (2,), "D": (3,), "n": (1, 5)}, k=normal("H n D"))
 def dtype_is_the_caches(impl, k):
-    """Keys and values come back in the dtype that the cache was made with; that is float32 if none was named."""
+    """Keys and values come back bit by bit, in the dtype that the cache was made with; that is float32 if none was named."""
     seen = {}
     for dtype in (None, torch.float16, torch.bfloat16, torch.float64):
         options = {"dtype": dtype} if dtype else {}
-        cache = impl.PagedKVCache(4, 2, *k.shape[::2], **options)
+        cache = impl.PagedKVCache(8, 2, *k.shape[::2], **options)
         cache.add("a")
         cache.append("a", k.to(dtype or torch.float32), k.to(dtype or torch.float32))
-        seen[str(dtype or "none named").removeprefix("torch.")] = cache.gather("a")
+        came = {
+            "gathered": cache.gather("a"),
+            "numbers with other bits": beside(impl, other_bits)(cache, dtype or torch.float32, k.shape[1]),
+        }
+        seen[str(dtype or "none named").removeprefix("torch.")] = came
     return seen
 
 
@@ -294,6 +318,7 @@ def forked_and_written(S: int) -> list[str]:
     """Forks of a last block that is not full, unless S is 1, and of one that is; all write to theirs."""
     script = ["add a", f"append a {S + 1}", "fork a b", "fork a c", "append b 1", "append b 1", "append a 2", "fork b d"]
     script += ["append c 1", "append d 1", "append a 1", "append b 1"]
+    script += ["add p", f"append p {S + 1}", *(f"fork p {seq}" for seq in "qrst"), *(f"append {seq} 1" for seq in "qprst")]
     return [
         *script,
         "add x",
@@ -346,6 +371,16 @@ def a_copy_needs_a_free_block(impl, block_size, num_blocks, script):
 # Names.
 
 
+def lengths_by_name(cache):
+    """The lengths of sequences, of which the first has one token, the second two and so on."""
+    names = [1, "1", (1,), "(1,)", -1, -2, None]
+    for number, name in enumerate(names, start=1):
+        cache.add(name)
+        for _ in range(min(number, 2)):
+            cache.append(name, torch.zeros(2, 1, 3), torch.zeros(2, 1, 3))
+    return [cache.length(name) for name in names]
+
+
 def wrongly_named(S: int) -> list[str]:
     script = ["add a", "append a 3", "add b", "append b 1", "fork a c", *unknown("d", "e")]
     script += [f"{call} (in use)" for call in ("add b", "add c", "fork b c", "fork c b", "fork c c")]
@@ -355,14 +390,19 @@ def wrongly_named(S: int) -> list[str]:
 @check(points=1, after=forks_share_all_blocks, sizes={"S": (2,)}, block_size=size("S"), script=written("S", wrongly_named))
 def wrong_names_are_refused(impl, block_size, script):
     """A name that no sequence has raises KeyError, one in use for add or fork ValueError, and nothing changes."""
-    return play(impl, 12, block_size, script)
+    return play(impl, 12, block_size, script) | {
+        "names that are nearly alike": beside(impl, lengths_by_name)(impl.PagedKVCache(12, 2, 2, 3))
+    }
 
 
 # What is kept.
 
 
-def float_storages(holder):
-    """Where numbers with a fraction are held by a cache, its class or its file, and how many there is room for."""
+def storages_of(holder, small):
+    """Where keys and values may be held by a cache, its class or its file, and for how many bytes there is room.
+
+    What holds no fractions, and not more than the keys of one token take, may be a table of blocks.
+    """
     import gc
     import types
 
@@ -374,36 +414,38 @@ def float_storages(holder):
         value = waiting.pop()
         if isinstance(value, float):
             numbers += 1
-        if id(value) in seen or isinstance(value, (str, bytes, int, float, types.ModuleType, types.CodeType)):
+        if isinstance(value, (bytes, bytearray)) and len(value) > small:
+            found[id(value)] = len(value)
+        if id(value) in seen or isinstance(value, (str, bytes, bytearray, int, float, types.ModuleType, types.CodeType)):
             continue
         if isinstance(value, (type, types.FunctionType)) and value.__module__ != kind.__module__:
             continue
         seen.add(id(value))
         if isinstance(value, torch.Tensor):
-            if value.is_floating_point():
-                storage = value.untyped_storage()
-                found[storage.data_ptr()] = storage.nbytes() // value.element_size()
+            storage = value.untyped_storage()
+            if value.is_floating_point() or storage.nbytes() > small:
+                found[storage.data_ptr()] = storage.nbytes()
         elif isinstance(value, numpy.ndarray):
             while isinstance(value.base, numpy.ndarray):
                 value = value.base
-            if value.dtype.kind == "f":
-                found[value.ctypes.data] = value.size
+            if value.dtype.kind == "f" or value.nbytes > small:
+                found[value.ctypes.data] = value.nbytes
         else:
             waiting += gc.get_referents(value)  # attributes and slots, items, closures, the globals of functions
-    return found | ({"Python floats": numbers} if numbers > 20 else {})
+    return found | ({"Python floats": 4 * numbers} if numbers > 20 else {})
 
 
 @check(points=1, after=forks_share_all_blocks, sizes={"S": (2, 3)}, block_size=size("S"))
 def the_pool_is_made_once(impl, block_size):
     """Keys and values are kept in the pool alone: it is made in the constructor, has room for num_blocks blocks, and never moves."""
-    storages = beside(impl, float_storages)
-    in_the_file = storages(impl.PagedKVCache)
-    cache = impl.PagedKVCache(8, block_size, 2, 3)
-    before = storages(cache)
+    storages, small = beside(impl, storages_of), 2 * 4 * 400
+    in_the_file = storages(impl.PagedKVCache, small)
+    cache = impl.PagedKVCache(8, block_size, 2, 400)
+    before = storages(cache, small)
     script = ["add a", "append a 7", "fork a b", "append b 1", "add c", "append c 4", "free a", "append b 2", "fork b d"]
-    beside(impl, played)(cache, script, True)
-    after = storages(cache)
-    in_a_block = 2 * 2 * 3 * block_size  # numbers in its keys and values
+    beside(impl, played)(cache, script, True, 2, 400)
+    after = storages(cache, small)
+    in_a_block = 2 * 2 * 400 * block_size * 4  # bytes of its keys and values, in float32
     return {
         "storages made after the constructor": len(after.keys() - before.keys()),
         "room for far more than num_blocks blocks": sum(after[at] for at in after.keys() - in_the_file.keys()) > 10 * in_a_block,

@@ -54,7 +54,7 @@ def quantized(impl, x, *args, **kwargs):
 def error_is_at_most_half_a_step(impl, x):
     """q is int8, from -127 to 127, and q · scale differs from x by scale / 2 at most, however large or small the numbers are."""
     seen = {}
-    for magnitude in (1e-30, 1e-10, 1e-6, 1.0, 1e10):
+    for magnitude in (1e-34, 1e-10, 1e-6, 1.0, 1e30):
         q, scale = impl.quantize(magnitude * x)
         step = float(scale)
         error = float((magnitude * x.double() - q.double() * step).abs().max())
@@ -97,14 +97,16 @@ def halves_go_to_the_even(impl, sign):
     first=near_levels("B D", axis=0),
     middle=near_levels("B L D", axis=1),
     last=near_levels("B L D", axis=2),
+    many=near_levels("B 2 L D", axis=1),
 )
-def each_slice_has_its_scale(impl, row, first, middle, last):
+def each_slice_has_its_scale(impl, row, first, middle, last, many):
     """With axis each slice along that axis has a scale of its own; scale has the axes of x, all but that one of size 1."""
     return {
         "(D,), axis 0": quantized(impl, row, axis=0),
         "(B, D), axis 0": quantized(impl, first, axis=0),
         "(B, L, D), axis 1": quantized(impl, middle, axis=1),
         "(B, L, D), axis 2": quantized(impl, last, axis=2),
+        "(B, 2, L, D), axis 1": quantized(impl, many, axis=1),
     }
 
 
@@ -153,23 +155,26 @@ def zeros_have_scale_one(impl, x, dead):
 def half_precision_is_worked_on_in_float32(impl, x, coarse):
     """x may be float16 or bfloat16, as large or small as that goes; scale is float32 all the same, with all its digits."""
     seen = {}
-    for name, factor in {"small": 2.0**-20, "large": 2.0**8}.items():
+    for name, factor, wide in (("small", 2.0**-20, 2.0**-100), ("large", 2.0**8, 2.0**100)):
         seen[f"float16, {name} numbers"] = quantized(impl, (x * factor).half())
-        seen[f"bfloat16, {name} numbers"] = quantized(impl, (coarse * factor).bfloat16(), 4, 0)
-    return seen
+        seen[f"bfloat16, {name} numbers"] = quantized(impl, (coarse * wide).bfloat16(), 4, 0)
+    numbers = torch.tensor([100.0, 76.0, -73.0])  # with quotients of 96.52 and 92.71, which half precision does not hold
+    return seen | {f"{name}, one scale": quantized(impl, numbers.to(dtype)) for name, dtype in HALF.items()}
 
 
 # The way back.
 
 
-@check(points=1, q=indices("B L D", below=128, start=-127), scales=normal("B 1 1", mean=3.0, dtype=torch.float32), last=normal("D"))
+@check(points=1, q=indices("B L D", below=128, start=-128), scales=normal("B 1 1", mean=3.0, dtype=torch.float32), last=normal("D"))
 def dequantized_is_q_times_scale(impl, q, scales, last):
     """dequantize gives q · scale in float32, for a scalar scale and for any that broadcasts."""
+    q[0, 0, 0] = -128
     q = q.to(torch.int8)
     return {
         "scalar": impl.dequantize(q, scales[0, 0, 0]),
         "a scale for each first index": impl.dequantize(q, scales),
         "a scale for each last index": impl.dequantize(q, last.float()[None, None]),
+        "the same, of one axis": impl.dequantize(q, last.float()),
     }
 
 
@@ -191,7 +196,8 @@ def each_group_has_its_scale(impl, fine, coarse, O, group):
     for bits, groups in ((8, fine), (4, coarse)):
         q, scales = impl.quantize_groups(groups.reshape(O, -1), bits, group)
         seen[f"{bits} bits"] = {"q": q, "scales": scales}
-    return seen
+    q, scales = impl.quantize_groups(torch.tensor([[3.0, 0.5, -1.5, 2.5], [3e-30, 2e-30, -1e-30, 0.0]]), 3, 4)
+    return seen | {"halves, and small numbers": {"q": q, "scales": scales}}
 
 
 @check(points=1, after=each_group_has_its_scale, weight=near_levels("6 g", bits=4, axis=0), sizes={"g": (3, 5)}, group=size("g"))
@@ -225,8 +231,11 @@ def every_byte_is_unpacked(impl, shift, B):
 @check(points=1, after=neighbours_share_a_byte, B=size("B"), n=size("2*n"))
 def odd_numbers_cannot_be_packed(impl, B, n):
     """pack_int4 raises ValueError if the last axis is odd."""
-    odd = torch.ones(B, n - 1, dtype=torch.int8)
-    return {"(B, 2n - 1)": failure(impl.pack_int4, odd)[0], "(2, 2n + 1)": failure(impl.pack_int4, torch.ones(2, n + 1).to(torch.int8))[0]}
+    return {
+        "(B, 2n - 1)": failure(impl.pack_int4, torch.ones(B, n - 1, dtype=torch.int8))[0],
+        "(2, 2n + 1)": failure(impl.pack_int4, torch.ones(2, n + 1, dtype=torch.int8))[0],
+        "(2n + 1,)": failure(impl.pack_int4, torch.ones(n + 1, dtype=torch.int8))[0],
+    }
 
 
 @check(
@@ -266,42 +275,77 @@ def made(impl, weight, bias=None, then=None):
     return beside(impl, layer_from)(impl.Int8Linear, weight, bias, then)
 
 
-def contents(layer, x):
-    """What a layer holds, also after it has been used."""
+def contents(Int8Linear, weight, bias):
+    """What a layer holds, also after it has been used, and how much that is as large as its weight lives on in floating point."""
+    import gc
+
+    from torch.multiprocessing.reductions import StorageWeakRef
+    from torch.utils._python_dispatch import TorchDispatchMode
     from torch.utils._pytree import tree_leaves
 
-    layer(x)
-    layer.eval()(x)
-    bias, size = layer.bias, layer.weight.numel()
+    def large(tensors):
+        floats = [each for each in tensors if isinstance(each, torch.Tensor) and each.is_floating_point()]
+        return [each for each in floats if weight.numel() <= each.numel() < 2 * weight.numel()]  # a table of all levels is larger
+
+    made = []
+
+    class Watch(TorchDispatchMode):
+        _should_skip_dynamo = classmethod(lambda cls: False)  # or else torch._dynamo is imported
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            out = func(*args, **(kwargs or {}))
+            made.extend(StorageWeakRef(each.untyped_storage()) for each in large(tree_leaves(out)))
+            return out
+
+    def alive():
+        if not all(each.expired() for each in made):
+            gc.collect()
+        return len({each.cdata for each in made if not each.expired()})
+
+    x = torch.ones(1, weight.shape[1])
+    with Watch():
+        linear = nn.Linear(weight.shape[1], len(weight), bias=bias is not None)
+        linear.load_state_dict({"weight": weight} if bias is None else {"weight": weight, "bias": bias})
+        layer = Int8Linear(linear)
+        del linear
+        layer(x)
+        layer.eval()(x)
+        kept = {"after calls": alive()}
+        with torch.no_grad():
+            for dtype in (torch.float64, torch.float16, torch.float32):
+                layer(x.to(dtype))
+        kept["after calls without gradients"] = alive()
     inside = tree_leaves(vars(layer))
     inside += [each for other in inside if isinstance(other, nn.Module) for each in other.parameters()]
-    floats = [each for each in inside if isinstance(each, torch.Tensor) and each.is_floating_point()]
     return {
         "state_dict": dict(layer.state_dict()),
         "parameters": [name for name, _ in layer.named_parameters()],
         "requires_grad": [name for name, buffer in layer.named_buffers() if buffer.requires_grad],
-        "bias": "None" if bias is None else "there",
-        "weights in floating point": sum(each.numel() >= size for each in floats),
+        "bias": "None" if layer.bias is None else "there",
+        "weights in floating point": kept | {"in sight": len(large(inside))},
     }
 
 
 @check(
     points=1,
     after=each_slice_has_its_scale,
-    sizes={"O": (2, 4), "I": (3, 2)},
+    sizes={"O": (2, 4), "I": (3,)},
     weight=near_levels("O I", axis=0),
     bias=normal("O", dtype=torch.float32),
 )
 def buffers_hold_eight_bits(impl, weight, bias):
     """Int8Linear holds buffers, and no parameters: weight, int8 with a scale for each row, scale, (O, 1), and bias, None without one."""
-    see, x = beside(impl, contents), torch.ones(1, weight.shape[1])
-    return {"with a bias": see(made(impl, weight, bias), x), "without a bias": see(made(impl, weight), x)}
+    see = beside(impl, contents)
+    seen = {"with a bias": see(impl.Int8Linear, weight, bias)}
+    weight[0] = 0
+    weight[1] *= 1e-20
+    return seen | {"without a bias, one row zero and one small": see(impl.Int8Linear, weight, None)}
 
 
 @check(
     points=2,
     after=each_slice_has_its_scale,
-    sizes={"O": (2, 3, 5)},
+    sizes={"O": (2, 3, 1)},
     x=normal("B L I", dtype=torch.float32),
     weight=near_levels("O I", axis=0, steps=SMALL),
     bias=normal("O", dtype=torch.float32),
@@ -309,7 +353,8 @@ def buffers_hold_eight_bits(impl, weight, bias):
 def layer_computes_with_the_dequantized_weight(impl, x, weight, bias):
     """Int8Linear gives x times the dequantized weight, plus the bias if there is one, for any leading axes; x is not quantized."""
     layer = made(impl, weight, bias)
-    return {"(B, L, I)": layer(x), "(I,)": layer(x[0, 0]), "without a bias": made(impl, weight)(x)}
+    seen = {"(B, L, I)": layer(x), "(I,)": layer(x[0, 0]), "without a bias": made(impl, weight)(x)}
+    return seen | {"(1, B, L, I), in evaluation": layer.eval()(x[None])}
 
 
 @check(
@@ -319,14 +364,17 @@ def layer_computes_with_the_dequantized_weight(impl, x, weight, bias):
     x=normal("B I"),
     weight=near_levels("O I", axis=0, steps=SMALL),
     bias=normal("O", dtype=torch.float32),
-    dtype=choice(*HALF.values()),
 )
-def dtype_and_gradient_are_those_of_x(impl, x, weight, bias, dtype):
+def dtype_and_gradient_are_those_of_x(impl, x, weight, bias):
     """The layer's output has the dtype of x, and gradients flow to x."""
     layer = made(impl, weight, bias)
-    flowing = gradients(layer, x.float(), seed=1)["inputs"]
     wide = layer(x)
-    return {"gradient": flowing, "float64": {"dtype": wide.dtype, "in float32": wide.float()}, "half": layer(x.to(dtype))}
+    seen = {"float64": {"dtype": wide.dtype, "in float32": wide.float()}}
+    seen |= {name: layer(x.to(dtype)) for name, dtype in HALF.items()}
+    seen["gradient, (1, B, I)"] = gradients(layer, x.float()[None], seed=1)["inputs"]
+    seen["gradient, float64"] = gradients(layer, x, seed=1)["inputs"][0].float()
+    layer.eval()
+    return seen | {f"gradient, {name}, (I,)": gradients(layer, x[0].to(dtype), seed=1)["inputs"] for name, dtype in HALF.items()}
 
 
 def loaded(x, layer, other):
@@ -337,12 +385,20 @@ def loaded(x, layer, other):
 
 
 def afterwards(Int8Linear, weight, bias):
-    """The numbers of a linear layer when an Int8Linear was made from it."""
+    """What a linear layer is when an Int8Linear was made from it."""
     linear = nn.Linear(weight.shape[1], len(weight))
     linear.load_state_dict({"weight": weight, "bias": bias})
+    linear.weight.grad, before = torch.ones_like(weight), dict(linear.named_parameters())
     Int8Linear(linear)
-    still_learns = [name for name, parameter in linear.named_parameters() if parameter.requires_grad]
-    return {"weight": linear.weight, "bias": linear.bias, "requires_grad": still_learns}
+    after = dict(linear.named_parameters())
+    return {
+        "weight": linear.weight,
+        "bias": linear.bias,
+        "requires_grad": [name for name in after if after[name].requires_grad],
+        "the same parameters": [name for name in after if after[name] is before.get(name)],
+        "gradient of the weight": linear.weight.grad,
+        "training": linear.training,
+    }
 
 
 @check(

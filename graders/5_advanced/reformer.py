@@ -58,6 +58,12 @@ def one_bucket(qk):
     return qk, rotation
 
 
+def long():
+    """qk, v and a rotation for 96 tokens of two heads, of sines, far from ties: the two largest hashes differ by 1e-3 and more."""
+    qk, v = torch.linspace(1, 400, 2 * 2 * 96 * 3, dtype=torch.float64).sin().view(2, 1, 2, 96, 3)
+    return qk, v, torch.linspace(0, 15, 3 * 2, dtype=torch.float64).cos().view(1, 3, 2)
+
+
 # Buckets.
 
 
@@ -77,7 +83,7 @@ def buckets_are_places_of_the_largest(impl, x, rotations):
 def rounds_come_first(impl, x, rotations):
     """Buckets have the leading axes of x behind that of the rounds, however many they are, and are int64."""
     x = apart(x, rotations)
-    vectors = {"(B, H, L, D)": x, "(L, D)": x[0, 0], "(D,)": x[0, 0, 0]}
+    vectors = {"(B, H, L, D)": x, "(H, L, D)": x[0], "(L, D)": x[0, 0], "(D,)": x[0, 0, 0], "(1, B, H, L, D)": x[None]}
     return {f"x {name}": impl.lsh_buckets(each, rotations) for name, each in vectors.items()}
 
 
@@ -94,10 +100,14 @@ def rounds_come_first(impl, x, rotations):
 def keys_are_queries_of_length_one(impl, qk, v, length):
     """With one bucket and one chunk each token attends to all but itself: softmax of q · k / √D, with keys that have length 1.
 
-    (qk[..., 0] becomes its magnitude + 0.5, and hashes look at it alone: all are in bucket 0.)
+    (qk[..., 0] becomes its magnitude + 0.5, and hashes look at it alone: all are in bucket 0. Then all rows are made 0.09 long.)
     """
     qk, rotation = one_bucket(qk)
-    return impl.lsh_attention(qk, v, rotation, length, causal=False)
+    short = 0.09 * qk / qk.norm(dim=-1, keepdim=True)
+    return {
+        "rows of any length": impl.lsh_attention(qk, v, rotation, chunk=length, causal=False),
+        "rows of length 0.09": impl.lsh_attention(short, v, rotation, length, False),
+    }
 
 
 @check(
@@ -166,8 +176,14 @@ def chunks_see_themselves_and_the_one_before(impl, L, chunk, causal):
     causal=choice(False, True),
 )
 def tokens_are_sorted_by_bucket_then_position(impl, qk, v, rotations, chunk, causal):
-    """Chunks are cut from tokens sorted by bucket, then position, for each head; masks ask for positions; results stand in their places."""
-    return impl.lsh_attention(apart(qk, rotations), v, rotations, chunk, causal)
+    """Chunks are cut from tokens sorted by bucket, then position, for each head; masks ask for positions; results stand in their places.
+
+    (At last 96 tokens of sines, in chunks of 16.)
+    """
+    return {
+        "as drawn": impl.lsh_attention(apart(qk, rotations), v, rotations, chunk, causal),
+        "96 tokens": impl.lsh_attention(*long(), 16, causal),
+    }
 
 
 # Several rounds.
@@ -216,8 +232,15 @@ def one_softmax_spans_all_rounds(impl, qk, v, rotations, chunk, causal):
     causal=choice(False, True),
 )
 def large_scores_do_not_overflow(impl, qk, v, rotations, chunk, causal):
-    """Where scores are in the thousands, above zero and below, results are those of a softmax that subtracts the largest score."""
-    return impl.lsh_attention(apart(qk, rotations), v, rotations, chunk, causal)
+    """Where scores are in the thousands, above zero and below, results are those of a softmax that subtracts the largest score.
+
+    (At last two tokens that point away from each other: their scores are -3000, or -8500, and still each sees the other, not itself.)
+    """
+    found = {"as drawn": impl.lsh_attention(apart(qk, rotations), v, rotations, chunk, causal)}
+    for score in (-3000, -8500):
+        opposite, rotation = one_bucket(torch.tensor([[0.0, -score], [0.0, score]], dtype=torch.float64)[None, None] * 2**0.5)
+        found[f"scores of {score}"] = impl.lsh_attention(opposite, v[:1, :1, :2], rotation, 2, False)
+    return found
 
 
 @check(
@@ -240,29 +263,33 @@ def attention_has_its_gradients(impl, qk, v, rotations, chunk, causal, seed):
 @check(
     points=2,
     after=one_softmax_spans_all_rounds,
-    wanted={"operations": 3.0, "largest tensor": 3.0},
+    wanted={"operations": 3.0, "operations, causal": 3.0, "largest tensor": 3.0, "largest tensor, causal": 3.0},
     compare=at_most(1.3),
-    causal=choice(True),
+    chunk=choice(8),
 )
-def cost_grows_with_length(impl, causal):
+def cost_grows_with_length(impl, chunk):
     """With chunks of 8, 384 tokens cost 3 times as much as 128, not 9 times, though all are in one bucket: operations, largest tensor."""
     rotations = torch.linspace(-1, 2, 2 * 4 * 4, dtype=torch.float64).view(2, 4, 4)
     x, y = (torch.ones(1, 1, length, 4, dtype=torch.float64) for length in (128, 384))
-    less, more = cost(impl.lsh_attention, x, x, rotations, 8, causal), cost(impl.lsh_attention, y, y, rotations, 8, causal)
-    names = {"flops": "operations", "largest_tensor": "largest tensor"}
-    return {said: round(more[name] / max(less[name], 1), 2) for name, said in names.items()}
+    found = {}
+    for said, causal in (("", False), (", causal", True)):
+        less, more = (cost(impl.lsh_attention, each, each, rotations, chunk, causal) for each in (x, y))
+        for name, told in (("flops", "operations"), ("largest_tensor", "largest tensor")):
+            found[told + said] = round(more[name] / max(less[name], 1), 2)
+    return found
 
 
-@check(points=1, after=keys_are_queries_of_length_one, L=choice(6), chunk=choice(4, 5, 7, 12), draws=3)
-def uneven_lengths_are_refused(impl, L, chunk):
+@check(points=1, after=keys_are_queries_of_length_one, L=choice(6))
+def uneven_lengths_are_refused(impl, L):
     """lsh_attention raises ValueError if L is not divisible by chunk, also if chunk is larger than L."""
     qk, rotation = one_bucket(torch.ones(1, 1, L, 2, dtype=torch.float64))
-    return failure(impl.lsh_attention, qk, qk, rotation, chunk)[0]
+    return {f"chunk {chunk}": failure(impl.lsh_attention, qk, qk, rotation, chunk)[0] for chunk in (4, 5, 7, 12)}
 
 
 @check(
     points=1,
     after=one_softmax_spans_all_rounds,
+    compare=close(rtol=1e-2, atol=1e-2),  # float32 has no more beside -1e5, to which some set the score with oneself
     sizes=FEW | {"H": (2,)},
     qk=tokens("B H C*T D"),
     v=normal("B H C*T V"),
@@ -274,15 +301,18 @@ def inputs_are_left_alone(impl, qk, v, rotations, chunk):
     qk = apart(qk, rotations)
     return {
         "afterwards": dict(zip(("qk", "v", "rotations"), inputs_after(impl.lsh_attention, qk, v, rotations, chunk), strict=False)),
-        "dtype from float32": impl.lsh_attention(qk.float(), v.float(), rotations.float(), chunk).dtype,
+        "from float32": impl.lsh_attention(qk.float(), v.float(), rotations.float(), chunk),
     }
 
 
 # The reversible block.
 
 
-def block_of(ReversibleBlock, M, seed, noise=0.0, same=False, special=False, share=False):
-    """A block of two small networks that are wider inside; `special` ones have parameters that are frozen or unused."""
+def block_of(ReversibleBlock, M, seed, noise=0.0, same=False, special=False, share=False, frozen=False):
+    """A block of two small networks that are wider inside; `special` ones have parameters that are frozen or unused.
+
+    Noise is drawn in training, not in evaluation; `frozen` freezes a parameter when the block has been made.
+    """
 
     class Network(nn.Module):
         def __init__(self):
@@ -306,7 +336,14 @@ def block_of(ReversibleBlock, M, seed, noise=0.0, same=False, special=False, sha
     f, g = Network(), Network()
     if share:
         g.up = f.up
-    return ReversibleBlock(f, f if same else g)
+    block = ReversibleBlock(f, f if same else g)
+    if frozen:
+        g.up.requires_grad_(False)
+    return block
+
+
+def called_on_both(block, x):
+    return block(x, x)
 
 
 BLOCK = {"B": (1, 2), "L": (2, 3), "M": (1, 2, 3)}
@@ -315,10 +352,16 @@ SMALL = {"B": (2,), "L": (1,), "M": (2,)}
 
 @check(points=1, sizes=BLOCK, x1=normal("B L M"), x2=normal("B L M"), width=size("M"), seed=seed())
 def streams_are_coupled_one_after_the_other(impl, x1, x2, width, seed):
-    """forward is y1 = x1 + f(x2), then y2 = x2 + g(y1), and the block's parameters are those of f and of g."""
+    """forward is y1 = x1 + f(x2), then y2 = x2 + g(y1), whatever the axes before the last; its parameters are those of f and of g."""
     block = beside(impl, block_of)(impl.ReversibleBlock, width, seed)
     y1, y2 = block(x1, x2)
-    return {"y1": y1, "y2": y2, "parameters": parameters(block)}
+    return {
+        "y1": y1,
+        "y2": y2,
+        "one axis": block(x1[0, 0], x2[0, 0]),
+        "one tensor as both": beside(impl, called_on_both)(block, x1),
+        "parameters": parameters(block),
+    }
 
 
 @check(
@@ -442,16 +485,23 @@ def gradients_are_added(impl, x, weights, width, seed):
     seed=seed(),
 )
 def gradients_come_in_every_case(impl, x, weights, width, seed):
-    """Gradients come if x1 or x2 need none, if parameters are frozen, unused or none, and if one of y1 and y2 is used, or their sum."""
+    """Gradients come if x1 or x2 need none, if parameters are frozen, unused or none, if one of y1 and y2 is used, or their sum.
+
+    In evaluation too, where f and g draw no random numbers, in the backward pass neither.
+    """
     make, learn = beside(impl, block_of), beside(impl, learnt)
     identity, tanh = built_in(impl, "Identity"), built_in(impl, "Tanh")
+    evaluated = make(impl.ReversibleBlock, width, seed, noise=4.0)
+    evaluated.eval()
     return {
+        "in evaluation": learn(evaluated, x[0], x[1], list(weights)),
         "inputs that need no gradient": learn(make(impl.ReversibleBlock, width, seed), x[0], x[1], list(weights), needed=[]),
         "x1 that needs no gradient": learn(make(impl.ReversibleBlock, width, seed), x[0], x[1], list(weights), needed=["x2"]),
         "x2 that needs no gradient": learn(make(impl.ReversibleBlock, width, seed), x[0], x[1], list(weights), needed=["x1"]),
         "no parameters, f Identity, g Tanh": learn(impl.ReversibleBlock(identity, tanh), x[0], x[1], list(weights)),
         "no parameters, f Tanh, g Identity": learn(impl.ReversibleBlock(tanh, identity), x[0], x[1], list(weights)),
         "y1 + y2 is used": learn(make(impl.ReversibleBlock, width, seed), x[0], x[1], [weights[0], None], added=True),
+        "a parameter frozen later": learn(make(impl.ReversibleBlock, width, seed, frozen=True), x[0], x[1], list(weights)),
         "frozen and unused parameters": learn(make(impl.ReversibleBlock, width, seed, special=True), x[0], x[1], list(weights)),
         "only y1 is used": learn(make(impl.ReversibleBlock, width, seed), x[0], x[1], [weights[0], None]),
         "only y2 is used": learn(make(impl.ReversibleBlock, width, seed), x[0], x[1], [None, weights[1]]),
@@ -459,13 +509,17 @@ def gradients_come_in_every_case(impl, x, weights, width, seed):
 
 
 def drawn_again(block, x1, x2):
-    """A block that draws random numbers, beside the two lines with the numbers of its forward pass."""
+    """A block that draws random numbers, beside the two lines with the numbers of its forward pass.
+
+    It is called once more before the backward pass, with other numbers.
+    """
 
     def learn(run):
         leaves = [x1.clone().requires_grad_(), x2.clone().requires_grad_(), *block.parameters()]
         for param in block.parameters():
             param.grad = None
         outs = run(*leaves[:2])
+        run(*leaves[:2])
         before = torch.get_rng_state()
         left.append(before)
         (outs[0].sin().sum() + outs[1].cos().sum()).backward()
@@ -484,7 +538,8 @@ def drawn_again(block, x1, x2):
     f.drawn.clear()
     block(x1, x2)
     torch.set_rng_state(start)
-    torch.rand_like(x1), torch.rand_like(x1)
+    for _ in range(4):
+        torch.rand_like(x1)
 
     def off(found, wanted):
         return max(round(float((a - b).detach().abs().max()), 4) for a, b in zip(found, wanted, strict=True))
@@ -512,6 +567,9 @@ def drawn_again(block, x1, x2):
     seed=seed(),
 )
 def backward_draws_the_same_numbers(impl, x, seed):
-    """If f and g draw random numbers, the gradients are those for the numbers of the forward pass. (x holds x1 and x2.)"""
+    """If f and g draw random numbers, the gradients are those for the numbers of this call, even if another has come after it.
+
+    (x holds x1 and x2.)
+    """
     block = beside(impl, block_of)(impl.ReversibleBlock, 2, seed, noise=4.0)
     return beside(impl, drawn_again)(block, x[0], x[1])

@@ -139,7 +139,7 @@ def dispatch_mask(experts: Tensor, num_experts: int, capacity: int) -> Tensor:
             [ True, False]])
     """
     T, k = experts.shape
-    queue = experts.T.flatten()  # slot by slot
+    queue = experts.T.flatten().long()  # slot by slot
     arrivals = F.one_hot(queue, num_experts).cumsum(dim=0)
     place = arrivals.gather(1, queue[:, None])  # 1 for the first to come to its expert
     return (place <= capacity).view(k, T).T

@@ -1,4 +1,5 @@
 """An autograd.Function with a backward of its own, under torch.compile, as kernels are written."""
+
 import torch
 
 

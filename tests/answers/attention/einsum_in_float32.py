@@ -1,4 +1,5 @@
 """One function does all; low precision is widened to float32; rows without keys are multiplied away."""
+
 import torch
 
 

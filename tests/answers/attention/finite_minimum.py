@@ -1,4 +1,5 @@
 """The smallest number of the dtype instead of -inf, and rows without keys filled with zero at the end."""
+
 import math
 
 import torch

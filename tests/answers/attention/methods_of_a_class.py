@@ -1,4 +1,5 @@
 """The functions are thin faces of a small class; helper with another signature; type hints everywhere."""
+
 from __future__ import annotations
 
 import math

@@ -1,4 +1,5 @@
 """Python loops over queries; multiply and sum instead of matrix products; a bias of 0 and -inf."""
+
 import torch
 
 

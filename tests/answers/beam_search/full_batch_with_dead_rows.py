@@ -1,4 +1,5 @@
 """The batch always has beam_width rows; rows that nobody needs have a sum of -inf and are carried along, as on an accelerator."""
+
 import torch
 
 

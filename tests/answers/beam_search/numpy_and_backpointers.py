@@ -1,4 +1,5 @@
 """NumPy; hypotheses are nodes that know their parents and are spelled out for step and for the result."""
+
 import numpy as np
 import torch
 

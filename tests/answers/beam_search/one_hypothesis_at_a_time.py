@@ -1,4 +1,5 @@
 """Plain Python with a dataclass; step sees one hypothesis at a time; a heap gives the ranking; the search never ends early."""
+
 from __future__ import annotations
 
 import heapq

@@ -1,4 +1,5 @@
 """A generator yields what each round finishes; step is asked for live and ended hypotheses alike, and the ended are masked out."""
+
 from itertools import chain, islice
 
 import torch

@@ -1,4 +1,5 @@
 """Tensors all the way: topk of twice the width, as there is one end a row; stops as soon as nothing can improve."""
+
 import torch
 
 

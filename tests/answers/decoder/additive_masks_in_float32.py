@@ -1,4 +1,5 @@
 """The annotated style: sub-layer connections that take a function, masks as 0 and -inf, scores and softmax in float32."""
+
 import copy
 import math
 

@@ -1,4 +1,5 @@
 """Everything by hand: linear layers, norms and dropout of its own, einsum over head axes; the smallest number for what is blocked."""
+
 from __future__ import annotations
 
 from typing import Optional
@@ -50,9 +51,7 @@ class Attention(Module):
         self.drop = Drop(p)
 
     def forward(self, x: Tensor, source: Tensor, blocked: Optional[Tensor] = None) -> Tensor:
-        q, k, v = (
-            part.reshape(*part.shape[:2], self.heads, -1) for part in (self.q_proj(x), self.k_proj(source), self.v_proj(source))
-        )
+        q, k, v = (part.reshape(*part.shape[:2], self.heads, -1) for part in (self.q_proj(x), self.k_proj(source), self.v_proj(source)))
         scores = torch.einsum("blhd,bshd->bhls", q * q.shape[-1] ** -0.5, k)
         if blocked is not None:
             scores = scores.masked_fill(blocked, torch.finfo(scores.dtype).min)

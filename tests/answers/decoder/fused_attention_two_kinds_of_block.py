@@ -1,4 +1,5 @@
 """PyTorch's fused attention, is_causal when no mask comes; pre-norm and post-norm are functions; in-place sums on tensors of its own."""
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -70,9 +71,7 @@ class DecoderBlock(nn.Module):
 class Decoder(nn.Module):
     def __init__(self, num_layers, d_model, num_heads, d_hidden, dropout=0.0, norm_first=True):
         super().__init__()
-        self.layers = nn.ModuleList(
-            DecoderBlock(d_model, num_heads, d_hidden, dropout, norm_first) for _ in range(num_layers)
-        )
+        self.layers = nn.ModuleList(DecoderBlock(d_model, num_heads, d_hidden, dropout, norm_first) for _ in range(num_layers))
         self.norm = nn.LayerNorm(d_model) if norm_first else lambda x: x
 
     def forward(self, x, memory, mask=None, memory_mask=None):

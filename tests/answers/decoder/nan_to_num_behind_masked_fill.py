@@ -1,4 +1,5 @@
 """-inf by masked_fill, and nan_to_num on the weights: masked_fill stops the NaN on its way back, so gradients are sound."""
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -11,15 +12,15 @@ def linear(layer, x):
 def attend(p, x, source, blocked, H, drop):
     B, L, M = x.size()
     D = M // H
-    q = linear(p['q_proj'], x).view(B, L, H, D).transpose(1, 2).reshape(B * H, L, D)
-    k = linear(p['k_proj'], source).view(B, -1, H, D).transpose(1, 2).reshape(B * H, -1, D)
-    v = linear(p['v_proj'], source).view(B, -1, H, D).transpose(1, 2).reshape(B * H, -1, D)
+    q = linear(p["q_proj"], x).view(B, L, H, D).transpose(1, 2).reshape(B * H, L, D)
+    k = linear(p["k_proj"], source).view(B, -1, H, D).transpose(1, 2).reshape(B * H, -1, D)
+    v = linear(p["v_proj"], source).view(B, -1, H, D).transpose(1, 2).reshape(B * H, -1, D)
     scores = torch.bmm(q, k.transpose(1, 2)).div(D**0.5).view(B, H, L, -1)
     if blocked is not None:
         scores = scores.masked_fill(blocked, float("-inf"))
     weights = drop(torch.nan_to_num(F.softmax(scores, dim=-1)))
     mixed = torch.bmm(weights.view(B * H, L, -1), v).view(B, H, L, D)
-    return linear(p['out_proj'], mixed.permute(0, 2, 1, 3).reshape(B, L, M))
+    return linear(p["out_proj"], mixed.permute(0, 2, 1, 3).reshape(B, L, M))
 
 
 def four_axes(mask):

@@ -1,4 +1,5 @@
 """Loops over heads and queries; the causal rule is a slice, and a query without keys is a case of its own."""
+
 import torch
 from torch import nn
 
@@ -19,9 +20,7 @@ class Attention(nn.Module):
                 mask = mask.reshape(mask.shape[0], 1, *mask.shape[1:])
             mask = torch.broadcast_to(mask, (B, H, L, S))
         heads = []
-        for h, (q, k, v) in enumerate(
-            zip(self.q_proj(x).chunk(H, -1), self.k_proj(source).chunk(H, -1), self.v_proj(source).chunk(H, -1))
-        ):
+        for h, (q, k, v) in enumerate(zip(self.q_proj(x).chunk(H, -1), self.k_proj(source).chunk(H, -1), self.v_proj(source).chunk(H, -1))):
             rows = []
             for i in range(L):
                 n = i + 1 if causal else S

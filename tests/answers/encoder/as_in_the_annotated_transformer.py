@@ -1,4 +1,5 @@
 """Clones, sub-layer connections and lambdas, a LayerNorm by hand, -1e9 and the weights of lonely tokens set to zero."""
+
 import copy
 import math
 

@@ -1,4 +1,5 @@
 """Weights cut into heads by einsum, an additive mask, the softmax in float32 as Llama's code has it, one flat block."""
+
 import torch
 from torch import Tensor, nn
 from torch.nn import LayerNorm, Linear
@@ -44,7 +45,9 @@ class EncoderBlock(nn.Module):
         return self.drop(self.ff.down(self.drop(torch.maximum(self.ff.up(x), torch.zeros((), dtype=x.dtype)))))
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        before, after = ((self.norm1, self.norm2), (nn.Identity(),) * 2) if self.norm_first else ((nn.Identity(),) * 2, (self.norm1, self.norm2))
+        before, after = (
+            ((self.norm1, self.norm2), (nn.Identity(),) * 2) if self.norm_first else ((nn.Identity(),) * 2, (self.norm1, self.norm2))
+        )
         x = after[0](x + self._attention(before[0](x), mask))
         x = after[1](x + self._mlp(before[1](x)))
         return x

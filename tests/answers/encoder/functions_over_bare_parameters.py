@@ -1,4 +1,5 @@
 """Modules only hold parameters; one fused product makes q, k and v; everything is done by functions."""
+
 import torch
 import torch.nn.functional as F
 from torch import nn

@@ -1,4 +1,5 @@
 """The fused attention with rows without keys opened, then zeroed; inheritance from the block; post-norm as a subclass would have it."""
+
 import math
 
 import torch

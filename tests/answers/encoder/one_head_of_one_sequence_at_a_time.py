@@ -1,4 +1,5 @@
 """Loops over sequences and heads, each head with its slice of the weights; blocked keys are left out, not masked."""
+
 import torch
 from torch import nn
 

@@ -1,4 +1,5 @@
 """Layers as convolutions of width 1, a gated layer token by token; softplus, glu and masks written into by index."""
+
 import torch
 import torch.nn.functional as F
 from torch import nn

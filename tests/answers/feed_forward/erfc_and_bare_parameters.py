@@ -1,4 +1,5 @@
 """Φ by the complementary error function; layers of our own with bare parameters; dropout by hand; ValueErrors of our own."""
+
 import torch
 from torch import nn
 

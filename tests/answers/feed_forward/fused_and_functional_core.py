@@ -1,4 +1,5 @@
 """Pure functions of weights below, modules as thin faces; gate and up in one product; dropout as a bernoulli draw."""
+
 import functools
 import math
 from typing import Optional

@@ -1,4 +1,5 @@
 """As in Llama's and GPT-2's own code: nn.functional everywhere, an int cut before it is rounded up; names refused when called."""
+
 import math
 
 import torch

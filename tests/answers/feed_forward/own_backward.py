@@ -1,4 +1,5 @@
 """autograd.Functions with derivatives by hand, in float32 or wider, as kernels are written; an activation module inside."""
+
 import math
 
 import torch

@@ -58,8 +58,7 @@ class GPT(nn.Module):
 
     def attend(self, x, attn):
         q, k, v = (
-            affine(x, part).reshape(*x.shape[:2], self.heads, x.shape[2] // self.heads)
-            for part in (attn.q_proj, attn.k_proj, attn.v_proj)
+            affine(x, part).reshape(*x.shape[:2], self.heads, x.shape[2] // self.heads) for part in (attn.q_proj, attn.k_proj, attn.v_proj)
         )
         scores = torch.einsum("blhd,bshd->bhls", q, k) / q.shape[-1] ** 0.5
         place = torch.arange(x.shape[1])

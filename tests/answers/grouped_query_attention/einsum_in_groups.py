@@ -1,4 +1,5 @@
 """Queries cut into (G, n) groups and einsum: no key or value is ever repeated. The mask is cut into groups too."""
+
 import torch
 from torch import nn
 

@@ -1,4 +1,5 @@
 """One product for queries, keys and values; query heads of a group lie one below the other, as more rows of one head."""
+
 import torch
 import torch.nn.functional as F
 from torch import nn

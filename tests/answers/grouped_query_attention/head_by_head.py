@@ -1,4 +1,5 @@
 """A loop over query heads, each with a slice of the projections; softmax in float32; numbers below everything for -inf."""
+
 from __future__ import annotations
 
 import math

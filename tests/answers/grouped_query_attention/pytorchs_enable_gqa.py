@@ -1,4 +1,5 @@
 """F.scaled_dot_product_attention with enable_gqa, an index for the heads, a matrix that averages."""
+
 import torch
 from torch import nn
 from torch.nn import functional as F

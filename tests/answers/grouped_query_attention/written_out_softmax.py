@@ -1,4 +1,5 @@
 """The softmax written out with a running sum of exponentials, query by query; views of expanded keys; a mean by reduce."""
+
 import functools
 import operator
 

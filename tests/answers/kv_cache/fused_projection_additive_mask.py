@@ -1,4 +1,5 @@
 """Queries, keys and values in one product; an additive mask only where several tokens come; heads folded into the batch."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass, field

@@ -1,4 +1,5 @@
 """Attention in float32, one sequence and one head at a time; values come first in storage; generation as a recursion."""
+
 import torch
 import torch.nn as nn
 

@@ -1,4 +1,5 @@
 """No matrix products in attention: a loop over queries, multiply and sum; the cache is a module with buffers."""
+
 import copy
 
 import torch

@@ -1,4 +1,5 @@
 """Keys and values share one tensor, (2, max_len, B, H, D); attention by einsum, -1e30 and a hand-made softmax."""
+
 import math
 
 import torch

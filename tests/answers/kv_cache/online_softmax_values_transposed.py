@@ -1,4 +1,5 @@
 """Blocks of keys with a running maximum, as in FlashAttention; keys and values lie in different layouts; generation as a fold."""
+
 import copy
 from functools import reduce
 

@@ -190,6 +190,7 @@ class CachedSelfAttention(nn.Module):
         position = torch.arange(t, device=x.device)
         allowed = position <= position[t - n :, None]  # the n queries are the last of t tokens
         from torch.nn.attention.bias import causal_lower_right
+
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=causal_lower_right(n, t))
         return self.out_proj(out.transpose(1, 2).flatten(2))
 

@@ -1,4 +1,5 @@
 """A chunk goes into the cache token by token, so that no mask is needed; keys and values lie side by side; generation on lists."""
+
 import math
 
 import torch

@@ -1,4 +1,5 @@
 """The loss by torch.distributions, smoothing as a mixture with the uniform distribution's cross-entropy; masks multiply weights."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence

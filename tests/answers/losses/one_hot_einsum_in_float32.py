@@ -1,4 +1,5 @@
 """A distribution over the classes is made for every token, and einsum does the rest, all in float32."""
+
 import torch
 import torch.nn.functional as F
 

@@ -1,4 +1,5 @@
 """Cross-entropy as an autograd.Function of its own; only the tokens that count are ever looked at; logsumexp."""
+
 from __future__ import annotations
 
 import math

@@ -1,4 +1,5 @@
 """Plain loops over tokens, as on a whiteboard; the loss adds up one token after the other."""
+
 import math
 
 import torch

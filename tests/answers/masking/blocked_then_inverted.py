@@ -1,4 +1,5 @@
 """Everything is thought of as blocked, as in nn.MultiheadAttention, and turned round at the end."""
+
 import torch
 import torch.nn.functional as F
 

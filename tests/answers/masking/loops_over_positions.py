@@ -1,4 +1,5 @@
 """Python loops over queries and keys; nothing is broadcast that can be written out."""
+
 import torch
 
 

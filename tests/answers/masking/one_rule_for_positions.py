@@ -1,4 +1,5 @@
 """Causal, window and prefix come from one helper with floats for positions; masks are multiplied."""
+
 from math import inf, prod
 
 from torch import arange, float64, linspace

@@ -1,4 +1,5 @@
 """A rule says of (batch, query, key) whether it is allowed; a small class turns rules into masks."""
+
 from __future__ import annotations
 
 from collections.abc import Callable

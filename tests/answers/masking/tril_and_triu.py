@@ -1,4 +1,5 @@
 """Triangles of ones, stacked and reduced; where() applies the mask."""
+
 import torch
 
 

@@ -15,7 +15,9 @@ class LatentAttention(nn.Module):
         self.k_up, self.v_up = lin(kv_rank, num_heads * head_dim), lin(kv_rank, num_heads * head_dim)
         self.kv_norm = nn.RMSNorm(kv_rank, eps=1e-6)
         self.heads, self.rank = num_heads, kv_rank
-        self.speeds = 10000.0 ** (-torch.arange(0, rope_dim, 2, dtype=torch.float64) / rope_dim)  # no buffer: layer.half() is not to round it
+        self.speeds = 10000.0 ** (
+            -torch.arange(0, rope_dim, 2, dtype=torch.float64) / rope_dim
+        )  # no buffer: layer.half() is not to round it
         self.scale = float(head_dim + rope_dim) ** -0.5
 
     def turn(self, x, place):

@@ -1,4 +1,5 @@
 """The router in float32; each assignment gathers the matrices of its expert; one batched product for all."""
+
 import math
 
 import torch
@@ -70,7 +71,9 @@ class MoELayer(nn.Module):
         weights, experts = top_k_routing(logits, self.k)
         kept = torch.full(experts.shape, True)
         if self.capacity_factor is not None:
-            kept = dispatch_mask(experts, self.num_experts, expert_capacity(tokens.shape[0], self.num_experts, self.k, self.capacity_factor))
+            kept = dispatch_mask(
+                experts, self.num_experts, expert_capacity(tokens.shape[0], self.num_experts, self.k, self.capacity_factor)
+            )
         token, slot = torch.where(kept)
         chosen = experts[token, slot]
         rows = tokens[token].unsqueeze(-1)  # (N, M, 1)

@@ -1,4 +1,5 @@
 """Counting, gathering and scattering as products with one-hot matrices; experts without tokens are skipped."""
+
 import math
 from typing import NamedTuple
 

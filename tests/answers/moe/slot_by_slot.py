@@ -1,4 +1,5 @@
 """Boolean rows for each slot and expert; products as multiply and sum; the load is kept in a buffer; sizes as attributes."""
+
 import math
 import torch
 from torch import nn

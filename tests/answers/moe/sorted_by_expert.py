@@ -1,4 +1,5 @@
 """All assignments in one stable sort by expert; softmax over everything, then renormalised; functional products."""
+
 from __future__ import annotations
 
 import torch

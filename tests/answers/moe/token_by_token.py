@@ -1,4 +1,5 @@
 """Python loops over tokens, slots and experts; lists in place of tuples; arg max k times."""
+
 import math
 
 import torch

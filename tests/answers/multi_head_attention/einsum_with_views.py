@@ -1,4 +1,5 @@
 """Views and einsum; the softmax by hand; -inf rows made harmless before the exponential."""
+
 import torch
 import torch.nn as nn
 

@@ -1,4 +1,5 @@
 """No splitting in forward: scores by a bilinear form of each head, outputs by the product of its v_proj and out_proj."""
+
 import torch
 from torch import nn
 
@@ -46,8 +47,10 @@ class MultiHeadAttention(nn.Module):
         return torch.cat([linear.weight, bias[:, None]], 1)
 
     def forward(self, query, key=None, value=None, mask=None, need_weights=False):
-        if key is None: key = query
-        if value is None: value = key
+        if key is None:
+            key = query
+        if value is None:
+            value = key
         w = self.dropout(self.weights(query, key, mask))
         v = self.v_proj(value)
         out = 0 if self.out_proj.bias is None else self.out_proj.bias

@@ -1,4 +1,5 @@
 """One matrix product for q, k and v where it can be; heads folded into the batch; the dtype's smallest number; compiled."""
+
 from __future__ import annotations
 
 import torch

@@ -1,4 +1,5 @@
 """A module for the attention itself, a Linear of one's own, a softmax in float32 or wider, a float bias for the mask."""
+
 import math
 from typing import NamedTuple, Optional
 
@@ -27,9 +28,7 @@ class Heads:
 
     def split(self, x: Tensor) -> Tensor:
         batch, length, _ = x.shape
-        return torch.as_strided(
-            x.contiguous(), (batch, self.number, length, self.size), (length * x.shape[2], self.size, x.shape[2], 1), 0
-        )
+        return torch.as_strided(x.contiguous(), (batch, self.number, length, self.size), (length * x.shape[2], self.size, x.shape[2], 1), 0)
 
 
 def split_heads(x: Tensor, num_heads: int) -> Tensor:

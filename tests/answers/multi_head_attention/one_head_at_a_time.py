@@ -1,4 +1,5 @@
 """Loops over sequences and heads; slices of the weights; dropout by hand; a list for the pair."""
+
 import math
 
 import torch

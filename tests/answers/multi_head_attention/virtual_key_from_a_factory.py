@@ -1,4 +1,5 @@
 """A function in place of the class; a virtual key that only rows without keys see; the returned weights are detached."""
+
 import torch
 from torch import nn
 

@@ -1,4 +1,5 @@
 """Forward and backward as kernels are written: an autograd.Function, saved statistics, torch.compile, F.dropout."""
+
 import torch
 import torch.nn as nn
 import torch.nn.functional as F

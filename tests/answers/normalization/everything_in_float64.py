@@ -1,4 +1,5 @@
 """All in float64, cast back at the end; var_mean; sums over named axes; dropout by hand."""
+
 import torch
 from torch import nn
 

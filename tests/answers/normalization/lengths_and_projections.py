@@ -1,4 +1,5 @@
 """The spread as the length of a vector, the backward pass as two projections, einsum; in place on tensors of its own."""
+
 import torch
 import torch.linalg
 from torch import nn

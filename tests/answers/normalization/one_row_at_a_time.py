@@ -1,4 +1,5 @@
 """Python loops over rows; dot products; the Jacobian of a row as a matrix; results collected in lists."""
+
 import math
 
 import torch

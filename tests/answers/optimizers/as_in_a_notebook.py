@@ -1,4 +1,5 @@
 """Two classes that share nothing, lists beside lists, the parameters' .data changed; zero_grad with zeros."""
+
 import math
 import torch
 

@@ -1,4 +1,5 @@
 """After torch.optim: defaults, state by parameter, state_dict with numbers for parameters; foreach kernels; exp_avg by lerp."""
+
 from collections import defaultdict
 from copy import deepcopy
 from itertools import chain

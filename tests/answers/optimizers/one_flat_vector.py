@@ -1,4 +1,5 @@
 """Everything of a group that has a gradient is laid into one vector, moved there and split again; memory is padded vectors."""
+
 import torch
 
 

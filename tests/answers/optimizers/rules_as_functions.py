@@ -1,4 +1,5 @@
 """The update rules are pure functions from (p, g, memory, options) to (p, memory); memory is a flat tuple; state is one list."""
+
 import torch
 from torch import Tensor
 

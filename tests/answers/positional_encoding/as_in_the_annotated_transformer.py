@@ -1,4 +1,5 @@
 """exp and log in float32, a buffer with a batch axis, scaled by math.sqrt; the look-up is indexing, after a check."""
+
 import math
 
 import torch

@@ -1,4 +1,5 @@
 """Sines and cosines as one complex exponential, in float64; dropout drawn by hand; exceptions of its own."""
+
 import torch
 from torch import nn
 

@@ -1,4 +1,5 @@
 """The table doubles by the addition theorems until it is long enough; a base class for both kinds; typed and compiled."""
+
 from __future__ import annotations
 
 from typing import Optional

@@ -1,4 +1,5 @@
 """One number after the other with the math module; one-hot vectors; rows added token by token."""
+
 import math
 
 import torch

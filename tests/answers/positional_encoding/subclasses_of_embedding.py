@@ -1,4 +1,5 @@
 """nn.Embedding itself as the parent of both learned tables; positions are looked up; two buffers, sines and cosines."""
+
 import torch
 import torch.nn.functional as F
 from torch import nn

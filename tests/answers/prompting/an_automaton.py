@@ -1,4 +1,5 @@
 """stop_stream as an iterator object with one Knuth-Morris-Pratt automaton for each stop string, fed character by character."""
+
 from collections import deque
 from collections.abc import Iterator
 from typing import Any

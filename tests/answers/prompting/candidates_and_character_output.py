@@ -1,4 +1,5 @@
 """stop_stream keeps the places at which a stop may have begun and yields single characters; recursion for the history."""
+
 import itertools
 
 

@@ -1,4 +1,5 @@
 """The way most servers do it: one buffer, str.find for each stop, the longest overlap with its end held back."""
+
 from collections import Counter
 
 

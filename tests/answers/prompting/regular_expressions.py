@@ -1,4 +1,5 @@
 """Patterns for what can be said by patterns; templates for the rest."""
+
 import itertools
 import re
 from string import Template

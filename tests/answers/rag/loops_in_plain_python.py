@@ -1,4 +1,5 @@
 """Plain loops over plain numbers, at query time; nothing is prepared but counts. Only tensors come out where tensors are wanted."""
+
 import math
 
 import torch

@@ -1,4 +1,5 @@
 """NumPy arrays inside, tensors only at the border; lexsort for ties; float32 throughout for the vectors."""
+
 import numpy as np
 import torch
 
@@ -76,7 +77,11 @@ def maximal_marginal_relevance(query, candidates, k, trade_off):
 
 def build_prompt(question, passages, max_tokens, count):
     def text(keep):
-        return "\n\n".join([INSTRUCTION] + [f"[{i + 1}] {passages[i]}" for i in range(len(passages) - 1, -1, -1) if keep[i]] + [f"Question: {question}\nAnswer:"])
+        return "\n\n".join(
+            [INSTRUCTION]
+            + [f"[{i + 1}] {passages[i]}" for i in range(len(passages) - 1, -1, -1) if keep[i]]
+            + [f"Question: {question}\nAnswer:"]
+        )
 
     keep = [False] * len(passages)
     if count(text(keep)) > max_tokens:

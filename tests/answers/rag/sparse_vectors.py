@@ -1,4 +1,5 @@
 """Documents and queries as sparse vectors (Counters) whose product is the score; recursion, heapq, cosine_similarity, statistics."""
+
 import heapq
 import math
 from collections import Counter, defaultdict
@@ -36,7 +37,9 @@ class BM25:
 
     def scores(self, query):
         wanted = Counter(query)
-        return torch.tensor([sum(times * vector.get(term, 0.0) for term, times in wanted.items()) for vector in self.vectors], dtype=torch.float32)
+        return torch.tensor(
+            [sum(times * vector.get(term, 0.0) for term, times in wanted.items()) for vector in self.vectors], dtype=torch.float32
+        )
 
 
 def dense_search(queries, index, k):

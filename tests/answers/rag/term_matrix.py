@@ -1,4 +1,5 @@
 """Everything as matrices: a term-document table for BM25, one-hot ranks, masked argmax; no dictionaries of postings."""
+
 import torch
 from torch import Tensor
 

@@ -1,4 +1,5 @@
 """One function for both masks, einsum, softened one-hot rows from an identity matrix; the average hangs on hooks of names."""
+
 import torch
 
 
@@ -34,7 +35,9 @@ class EMA:
             for name, p in module._parameters.items():
                 if p is not None:
                     now = p.data.clone()
-                    self.of[path, name] = now if decay == 0 and (path, name) not in self.of else self.of[path, name] * decay + now * (1 - decay)
+                    self.of[path, name] = (
+                        now if decay == 0 and (path, name) not in self.of else self.of[path, name] * decay + now * (1 - decay)
+                    )
             for name, b in module._buffers.items():
                 if b is not None:
                     self.of[path, name] = b.clone()

@@ -1,4 +1,5 @@
 """Samples in a loop, targets as lists; averages in a flat vector in float64, .data assigned to the parameters."""
+
 import torch
 
 

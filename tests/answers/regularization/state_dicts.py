@@ -1,4 +1,5 @@
 """Dropout as an autograd function; the average as a plain state dict that load_state_dict writes back."""
+
 import torch
 from torch import nn
 

@@ -1,4 +1,5 @@
 """torch.where and new tensors; the average is a deep copy of the model, moved by lerp."""
+
 import copy
 
 import torch

@@ -1,4 +1,5 @@
 """Pairs as complex numbers, multiplied by e^(i·angle), as Meta's Llama does; slopes by recursion; the future of a bias is -inf."""
+
 import math
 
 import torch

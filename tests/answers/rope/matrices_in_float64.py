@@ -1,4 +1,5 @@
 """A 2 × 2 matrix for each token and pair, everything in float64; permutation matrices; the bias as a sum of steps."""
+
 import torch
 
 

@@ -1,4 +1,5 @@
 """An autograd function whose backward pass turns the other way; halves are neighbours whose channels were sorted."""
+
 import torch
 from torch.autograd import Function
 

@@ -1,4 +1,5 @@
 """Plain loops over sequences, tokens and pairs with Python's own cos and sin; tables of rows."""
+
 import math
 
 import torch

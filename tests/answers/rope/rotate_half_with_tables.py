@@ -1,4 +1,5 @@
 """x · cos + rotated · sin with angles repeated to D, cos and sin in the dtype of x, as Hugging Face does; indices; MPT's slopes."""
+
 from __future__ import annotations
 
 import math

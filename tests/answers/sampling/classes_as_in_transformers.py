@@ -1,4 +1,5 @@
 """Filters as classes that are chained; top-p from the unlikely end; min-p on log-probabilities; an exponential race."""
+
 from __future__ import annotations
 
 import math

@@ -1,4 +1,5 @@
 """Rows as Python lists, one at a time; a uniform number walks down the cumulative probabilities."""
+
 import math
 
 import torch

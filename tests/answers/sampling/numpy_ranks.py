@@ -1,4 +1,5 @@
 """NumPy for all but the draw; ranks by a double argsort; rows are drawn one after the other."""
+
 import numpy as np
 import torch
 from torch import Tensor

@@ -1,4 +1,5 @@
 """No sorting: each token asks which tokens are likelier, (V, V) comparisons a row; the draw is the arg max with Gumbel noise."""
+
 import torch
 
 

@@ -1,4 +1,5 @@
 """Everything on probabilities that are normalised again and again; a tiny temperature for 0; searchsorted on uniform numbers."""
+
 import torch
 
 

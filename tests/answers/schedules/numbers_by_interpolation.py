@@ -1,4 +1,5 @@
 """Straight lines by numpy.interp; the cosine from half its angle; noam in the logarithm."""
+
 import math
 
 import numpy as np

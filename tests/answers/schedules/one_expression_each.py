@@ -1,4 +1,5 @@
 """As few branches as there can be: minima and maxima, and powers of i for the cosine."""
+
 from fractions import Fraction as Share
 
 

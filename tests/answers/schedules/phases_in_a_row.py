@@ -1,4 +1,5 @@
 """A schedule is a list of phases, each with a length and a function of how far it has got."""
+
 from __future__ import annotations
 
 from collections.abc import Callable

@@ -1,4 +1,5 @@
 """Every rate is computed as a float32 tensor, with torch.where in place of branches, and taken out at the end."""
+
 from __future__ import annotations
 
 import torch

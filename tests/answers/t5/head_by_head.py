@@ -30,7 +30,9 @@ class RelativeBias(nn.Module):
         rows = []
         for i in range(L):
             relative = torch.arange(S) - (offset + i)
-            rows.append(self.embedding.weight[relative_position_bucket(relative, self.bidirectional, self.num_buckets, self.max_distance)].T)
+            rows.append(
+                self.embedding.weight[relative_position_bucket(relative, self.bidirectional, self.num_buckets, self.max_distance)].T
+            )
         return torch.stack(rows, dim=1)[None]
 
 

@@ -1,4 +1,5 @@
 """Tokens are bytes or pairs of tokens; every merge of the list is applied once, in the order of training, to the whole text."""
+
 import math
 
 

@@ -1,4 +1,5 @@
 """A heap of candidates over linked nodes; special tokens are found in a trie; typed and in classes."""
+
 from __future__ import annotations
 
 import heapq

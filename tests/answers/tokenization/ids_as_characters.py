@@ -1,4 +1,5 @@
 """Ids are kept as characters of a str, so that count and replace do the work; neither overlaps, both go from the left."""
+
 import re
 
 

@@ -1,4 +1,5 @@
 """In the manner of minbpe: statistics of pairs, merge all of the best one, again; special tokens by a regular expression."""
+
 import re
 
 

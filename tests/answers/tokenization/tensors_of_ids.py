@@ -1,4 +1,5 @@
 """Ids in tensors: pairs are counted by unique, runs by their starts, and a merge is a mask."""
+
 import torch
 from torch import Tensor
 

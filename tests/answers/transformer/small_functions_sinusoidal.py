@@ -38,7 +38,13 @@ class Transformer(nn.Module):
     def __init__(self, src_vocab, tgt_vocab, d_model, num_heads, num_layers, d_hidden, dropout=0.0, max_len=256, pad_id=0):
         super().__init__()
         self.heads, self.layers, self.pad, self.drop = num_heads, num_layers, pad_id, nn.Dropout(dropout)
-        shapes = {"src": (src_vocab, d_model), "tgt": (tgt_vocab, d_model), "out": (tgt_vocab, d_model), "end_e": (d_model,), "end_d": (d_model,)}
+        shapes = {
+            "src": (src_vocab, d_model),
+            "tgt": (tgt_vocab, d_model),
+            "out": (tgt_vocab, d_model),
+            "end_e": (d_model,),
+            "end_d": (d_model,),
+        }
         for i in range(num_layers):
             for side, parts in (("e", ("self",)), ("d", ("self", "cross"))):
                 for part in parts:
