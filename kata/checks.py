@@ -13,7 +13,7 @@ from torch import Tensor
 
 from kata.compare import ROOM, Comparison, Difference, Outcome, Raised, Value, close, describe
 from kata.implementation import Implementation, ImplementationRaised
-from kata.inputs import Rung, Strategy, ladder
+from kata.inputs import Input, Rung, ladder
 from kata.loading import load
 from kata.weights import number_from
 from kata.wire import Malformed, harmless
@@ -29,7 +29,7 @@ class Check:
     says: str  # the sentence the learner reads
     points: int
     function: Callable[..., Any]
-    inputs: Mapping[str, Strategy]
+    inputs: Mapping[str, Input]
     after: tuple[str, ...]
     comparison: Comparison
     sizes: Mapping[str, Sequence[int]]
@@ -81,7 +81,7 @@ def check(
     draws: int = 1,
     wanted: Any = None,
     slow: bool = False,
-    **inputs: Strategy,
+    **inputs: Input,
 ) -> Callable[[Callable[..., Any]], Check]:
     """Make a function a check: `function(impl, **inputs)` returns what it saw.
 
@@ -93,7 +93,7 @@ def check(
         draws: how often values are drawn for each set of sizes.
         wanted: what every right answer gives, if that is one constant: the reference is then not run.
         slow: it takes a second or more, so it is not run on every known mistake to name one.
-        inputs: a strategy for each of the function's inputs.
+        inputs: a strategy or a choice for each of the function's inputs.
     """
 
     def make(function: Callable[..., Any]) -> Check:

@@ -30,6 +30,17 @@ class Strategy:
     draw: Callable[[Sizes, Generator], Any]
 
 
+@dataclass(frozen=True)
+class Choice:
+    """Options that the rungs of a ladder take in turn."""
+
+    options: tuple[Any, ...]
+    axes: tuple[str, ...] = ()
+
+
+Input = Strategy | Choice
+
+
 def shape_of(axes: str, sizes: Mapping[str, int]) -> list[int]:
     """Sizes of "B L H*D": names, numbers and their products."""
     return [math.prod(int(f) if f.isdigit() else sizes[f] for f in axis.split("*")) for axis in axes.split()]
@@ -123,9 +134,9 @@ def text(length: str | int, alphabet: Sequence[str] = SCRIPTS) -> Strategy:
     return Strategy(names_in(str(length)), draw)
 
 
-def choice(*options: Any) -> Strategy:
-    """One of the options."""
-    return Strategy((), lambda _, generator: options[int(torch.randint(len(options), (), generator=generator))])
+def choice(*options: Any) -> Choice:
+    """One of the options; each ladder comes to all of them, beginning with any."""
+    return Choice(options)
 
 
 def seed() -> Strategy:
@@ -135,29 +146,38 @@ def seed() -> Strategy:
 
 @dataclass(frozen=True)
 class Rung:
-    """One step of the ladder: sizes and the number of the draw."""
+    """One step of the ladder: sizes, the number of the draw, and whose turn it is of the options."""
 
     sizes: tuple[tuple[str, int], ...]
     draw: int = 0
+    turn: int = 0
 
-    def inputs(self, strategies: Mapping[str, Strategy], key: Any) -> dict[str, Any]:
+    def inputs(self, strategies: Mapping[str, Input], key: Any) -> dict[str, Any]:
         """Fresh inputs; the same for the same key."""
         sizes = dict(self.sizes)
-        return {
-            name: strategy.draw(sizes, torch.Generator().manual_seed(number_from(key, name, self.sizes, self.draw)))
-            for name, strategy in strategies.items()
-        }
+        values: dict[str, Any] = {}
+        choices = 0
+        for name, strategy in strategies.items():
+            if isinstance(strategy, Choice):
+                rounds = self.turn // len(strategy.options)  # with each, two choices meet in other pairs
+                place = number_from(key, name) + self.turn + choices * rounds
+                values[name] = strategy.options[place % len(strategy.options)]
+                choices += 1
+            else:
+                generator = torch.Generator().manual_seed(number_from(key, name, self.sizes, self.draw))
+                values[name] = strategy.draw(sizes, generator)
+        return values
 
 
 SMALL = (1, 2, 3, 4, 5, 6, 7, 8)
 
 
-def ladder(strategies: Mapping[str, Strategy], allowed: Mapping[str, Sequence[int]], draws: int) -> list[Rung]:
+def ladder(strategies: Mapping[str, Input], allowed: Mapping[str, Sequence[int]], draws: int) -> list[Rung]:
     """Rungs for these inputs, smallest first.
 
     Args:
         allowed: the legal sizes of an axis, ascending, where it is not any from 1 up.
-        draws: how often values are drawn on each rung.
+        draws: how often values are drawn for each set of sizes; more often if there are more options than rungs.
     """
     axes = list(dict.fromkeys(axis for strategy in strategies.values() for axis in strategy.axes))
     options = {axis: tuple(allowed.get(axis, SMALL)) for axis in axes}
@@ -170,7 +190,10 @@ def ladder(strategies: Mapping[str, Strategy], allowed: Mapping[str, Sequence[in
     with_one = [(place + n // 2) % n for place in range(n)]  # all different, the smallest in the middle
     steps = [at(*[0] * n), at(*[1] * n), at(*rising), at(*rising[::-1]), at(*with_one), at(*[2] * n)]
     unique = list(dict.fromkeys(tuple(sizes.items()) for sizes in steps))
-    return [Rung(sizes, draw) for sizes in unique for draw in range(draws)]
+    most_options = max((len(s.options) for s in strategies.values() if isinstance(s, Choice)), default=1)
+    draws = max(draws, math.ceil(most_options / len(unique)))
+    rungs = enumerate(itertools.product(unique, range(draws)))
+    return [Rung(sizes, draw, turn if most_options > 1 else 0) for turn, (sizes, draw) in rungs]
 
 
 def smaller(rung: Rung, allowed: Mapping[str, Sequence[int]]) -> Iterator[Rung]:
@@ -179,4 +202,4 @@ def smaller(rung: Rung, allowed: Mapping[str, Sequence[int]]) -> Iterator[Rung]:
     for axis in sizes:
         for less in itertools.takewhile(lambda s, axis=axis: s < sizes[axis], allowed.get(axis, SMALL)):  # type: ignore[misc]
             for draw in range(2):
-                yield Rung(tuple((sizes | {axis: less}).items()), draw)
+                yield Rung(tuple((sizes | {axis: less}).items()), draw, rung.turn)

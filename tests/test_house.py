@@ -79,6 +79,14 @@ def test_every_check_has_points_and_needs_only_earlier_ones(topic) -> None:
         seen.add(check.name)
 
 
+@pytest.mark.parametrize("topic", TOPICS, ids=NAMES)
+def test_every_size_that_a_check_names_is_met(topic) -> None:
+    for check in ROOMS[topic.name].checks:
+        for axis in {axis for drawn in check.inputs.values() for axis in drawn.axes}:
+            met = {dict(rung.sizes)[axis] for rung in check.rungs}
+            assert set(check.sizes.get(axis, ())) <= met, f"{check.name}: not every size of {axis} is on the ladder"
+
+
 def test_readme_holds_the_table_of_topics() -> None:
     text = (ROOT / "README.md").read_text()
     assert with_table(text, load_curriculum()) == text, "run `make stubs`"

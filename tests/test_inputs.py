@@ -53,8 +53,32 @@ def test_distinct_values_have_no_ties() -> None:
 
 
 def test_draws_differ() -> None:
-    rungs = ladder({"x": inputs.choice(1, 2, 3, 4, 5, 6, 7, 8)}, {}, 8)
-    assert len({rung.inputs({"x": inputs.choice(*range(8))}, 0)["x"] for rung in rungs}) > 2
+    strategies = {"x": inputs.normal("3")}
+    rungs = ladder(strategies, {}, 8)
+    assert len({tuple(rung.inputs(strategies, 0)["x"].tolist()) for rung in rungs}) == 8
+
+
+def test_a_ladder_comes_to_every_option() -> None:
+    for number in (1, 2, 3, 8):
+        strategies = {"x": inputs.normal("L"), "option": inputs.choice(*range(number))}
+        for key in range(20):
+            rungs = ladder(strategies, {"L": (2, 4)}, 1)
+            assert {rung.inputs(strategies, key)["option"] for rung in rungs} == set(range(number))
+    assert len({rungs[0].inputs(strategies, key)["option"] for key in range(20)}) > 2  # it begins with any
+
+
+def test_choices_meet_in_all_pairs() -> None:
+    strategies = {"x": inputs.normal("L"), "one": inputs.choice(0, 1), "other": inputs.choice(0, 1)}
+    for key in range(20):
+        values = [rung.inputs(strategies, key) for rung in ladder(strategies, {"L": (2, 4)}, 2)]
+        assert len({(value["one"], value["other"]) for value in values}) == 4
+
+
+def test_a_smaller_rung_keeps_the_option() -> None:
+    strategies = {"x": inputs.normal("L"), "option": inputs.choice(*range(5))}
+    for rung in ladder(strategies, {}, 2):
+        for less in smaller(rung, {}):
+            assert less.inputs(strategies, 7)["option"] == rung.inputs(strategies, 7)["option"]
 
 
 def test_texts_have_as_many_pieces_as_asked_for() -> None:

@@ -5,9 +5,9 @@ from kata.grading import beside, check, choice, close, failure, size
 RATES = close(rtol=1e-5, atol=1e-7)  # of schedules whose largest rate is about 1
 SMALL_RATES = close(rtol=1e-5, atol=0.0)  # of noam
 MAX, MIN = choice(1.0, 0.8), choice(0.3, 0.45)
-WARMUP = {"warmup": (1, 2, 3, 5)}
-PHASES = WARMUP | {"rest": (2, 1, 4, 7)}  # rest: what comes after the warm-up
-WSD = WARMUP | {"stable": (1, 2, 4), "decay": (2, 1, 3, 5)}
+WARMUP = {"warmup": (1, 2, 5)}
+PHASES = WARMUP | {"rest": (2, 1, 7)}  # rest: what comes after the warm-up
+WSD = WARMUP | {"stable": (1, 2, 4), "decay": (2, 1, 5)}
 
 
 def optimizer_with(rates):

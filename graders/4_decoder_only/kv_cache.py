@@ -344,7 +344,7 @@ def likeliest_tokens_are_added(impl, max_new, prompt, table):
 @check(
     points=1,
     after=likeliest_tokens_are_added,
-    sizes={"N": (0, 1, 2, 3)},
+    sizes={"N": (0, 1, 3)},
     max_new=size("N"),
     prompt=indices("B L", below="V"),
     table=distinct("V V"),

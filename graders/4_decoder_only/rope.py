@@ -247,7 +247,7 @@ def positions_are_squeezed(impl, positions, factor):
 @check(
     points=1,
     after=angles_are_position_times_frequency,
-    sizes={"P": (2, 3, 5, 8)},
+    sizes={"P": (2, 3, 8)},
     base=choice(10000.0, 500.0),
     factor=choice(2.0, 4.0, 1.5),
     D=size("2*P"),
