@@ -238,9 +238,9 @@ def stream(stop_stream, pieces, stops):
     return {"text": "".join(yielded), "yielded before each piece is asked for": before}
 
 
-def all_of(stop_stream, pieces, stops):
-    """The whole of what stop_stream yields, given a list."""
-    return "".join(stop_stream(list(pieces), stops))
+def all_of(stop_stream, texts, stops):
+    """The whole of what stop_stream yields for each text, given a list of its characters."""
+    return ["".join(stop_stream(list(text), stops)) for text in texts]
 
 
 def streamed(impl, pieces, stops):
@@ -275,15 +275,18 @@ def text_without_a_stop_passes(impl, pieces, stops):
     seen = {f"text that ends in {end!r}": streamed(impl, [*pieces, *end], stops)["text"] for end in (beginning, " \n")}
     seen["no stop strings at all"] = streamed(impl, pieces, [])["text"]
     seen |= {f"text that ends in 'ab', stop string {stop!r}": streamed(impl, [*pieces, "ab"], [stop])["text"] for stop in ("A", "\tab ")}
-    return seen | {"from a list": beside(impl, all_of)(impl.stop_stream, pieces, stops)}
+    return seen | {"from a list": beside(impl, all_of)(impl.stop_stream, ["".join(pieces)], stops)}
 
 
 @check(points=2, after=text_ends_before_the_first_stop, sizes={"n": (2, 4, 8)}, pieces=PIECES, stops=STOPS, draws=4)
 def stops_are_found_across_pieces(impl, pieces, stops):
     """A stop string is found however it is spread over pieces, single characters and empty pieces included."""
+    false_starts = [stop[:end] + stop for stop in stops for end in range(1, len(stop))]
+    texts = beside(impl, all_of)(impl.stop_stream, false_starts, stops)
     return {
         "text": streamed(impl, pieces, stops)["text"],
         "character by character": streamed(impl, [*"".join(pieces), "", *stops[0], "c"], stops)["text"],
+        "behind a part of itself, character by character": dict(zip(false_starts, texts, strict=True)),
     }
 
 
