@@ -520,8 +520,8 @@ def heads_are_used_everywhere(impl, src, tgt, seed):
     seed=seed(),
 )
 def dropout_is_for_training_only(impl, src, tgt, seed):
-    """With dropout two calls in training differ, in encoder and decoder, and two in evaluation do not; with dropout 0 none differ."""
-    model, hardly, plain = (evaluated(impl, seed, dropout=p) for p in (0.5, 1e-7, 0.0))
+    """With dropout two calls in training differ, in encoder and decoder, and two in evaluation do not; with dropout 0, the default, none differ."""
+    model, hardly, plain = (evaluated(impl, seed, **given) for given in ({"dropout": 0.5}, {"dropout": 1e-7}, {}))
     memory, logits = plain.encode(src), plain(src, tgt)
     seen = {
         "in evaluation": word(changed(model(src, tgt), logits)),
@@ -533,7 +533,7 @@ def dropout_is_for_training_only(impl, src, tgt, seed):
         "memory from call to call in training": word(changed(model.encode(src), model.encode(src))),
         "logits from call to call of decode in training": word(changed(*(model.decode(tgt, memory, src) for _ in range(2)))),
         "in training with dropout 1e-7": word(changed(hardly(src, tgt), logits)),
-        "in training with dropout 0": word(changed(plain(src, tgt), logits)),
+        "in training without an argument dropout": word(changed(plain(src, tgt), logits)),
     }
 
 
