@@ -369,16 +369,16 @@ def trained(mixed_precision_step, LossScaler, options, x, y, max_norm):
 
     class SGD:
         def __init__(self, params):
-            self.params = list(params)
+            self.param_groups = [{"params": list(params), "lr": 0.5}]
 
         def step(self):
             with torch.no_grad():
-                for param in self.params:
+                for param in self.param_groups[0]["params"]:
                     if param.grad is not None:
                         param -= 0.5 * param.grad
 
         def zero_grad(self, set_to_none=True):
-            for param in self.params:
+            for param in self.param_groups[0]["params"]:
                 param.grad = None
 
     def loss_fn(model, batch):
@@ -434,6 +434,9 @@ def recorded(mixed_precision_step, x, max_norm, training=True):
             return out
 
     class Optimizer:
+        def __init__(self, params):
+            self.param_groups = [{"params": list(params), "lr": 0.5}]
+
         def step(self):
             norm = float(model.weight.grad.detach().norm())
             happened.append("the optimizer's step, gradients " + ("clipped" if norm < 1.01 * max_norm else "not clipped"))
@@ -473,7 +476,7 @@ def recorded(mixed_precision_step, x, max_norm, training=True):
 
     happened, during, model = [], {}, Model().train(training)
     model.weight.register_hook(backward)
-    mixed_precision_step(model, x, loss_fn, Optimizer(), Scaler(), max_norm)
+    mixed_precision_step(model, x, loss_fn, Optimizer(model.parameters()), Scaler(), max_norm)
     return {"happened": happened, "autocast in": during}
 
 

@@ -174,13 +174,9 @@ def mask_stands_in_for_the_causal_one(impl, x, mask, G, N, seed):
     seed=seed(),
 )
 def mask_broadcasts(impl, x, keys, own, heads, all_axes, G, N, seed):
-    """The mask broadcasts to (B, H, L, L): it may be per key, per sequence, per query head, or all of these.
-
-    It may have three axes, (H, L, L).
-    """
+    """The mask broadcasts to (B, H, L, L): it may be per key, per sequence, per query head, or all of these."""
     layer = attention(impl, x, G, N, seed)
     masks = {"(B, 1, 1, L)": keys, "(B, 1, L, L)": own, "(1, H, L, L)": heads, "(B, H, L, L)": all_axes}
-    masks["(H, L, L)"] = heads[0]
     return {f"mask {shape}": layer(x, mask=mask) for shape, mask in masks.items()}
 
 

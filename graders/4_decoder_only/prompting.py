@@ -196,6 +196,7 @@ def system_message_stays(impl, messages):
 )
 def no_answer_comes_first(impl, messages, system):
     """What is kept begins with a message of the user's: answers whose question was dropped are dropped, too."""
+    messages = [messages[0] | {"role": "user"}, *messages[1:]]
     lengths = sizes_of(messages)
     runs = {sum(lengths[i:]) + 2 * len(system) for i in range(len(lengths))}
     return kept(impl, system + messages, sorted(runs))

@@ -160,7 +160,7 @@ def expert_is_swiglu(impl, x, F, seed):
     E=size("E"),
     k=size("K"),
     seed=seed(),
-    sizes={"M": (2, 3, 4), "E": (3, 4, 5, 6), "K": (1, 2, 3)},
+    sizes={"M": (2, 3, 4), "E": (3, 4, 6), "K": (1, 2, 3)},
 )
 def layer_mixes_the_chosen_experts(impl, x, F, E, k, seed):
     """MoELayer gives each token the weighted sum of its k experts' outputs; the logits and the experts come with it.

@@ -186,7 +186,7 @@ def blocks_that_nobody_holds_are_refused(impl, N):
 
 @check(
     points=1,
-    sizes={"S": (1, 2, 3, 5)},
+    sizes={"S": (1, 2, 5)},
     first=normal("H P D"),
     second=normal("H N D"),
     third=normal("H R D"),
