@@ -520,7 +520,7 @@ def heads_are_used_everywhere(impl, src, tgt, seed):
     seed=seed(),
 )
 def dropout_is_for_training_only(impl, src, tgt, seed):
-    """With dropout two calls in training differ, in encoder and decoder, and two in evaluation do not; with dropout 0, the default, none differ."""
+    """With dropout calls in training differ, in encoder and decoder, calls in evaluation do not; by default, at 0, none differ."""
     model, hardly, plain = (evaluated(impl, seed, **given) for given in ({"dropout": 0.5}, {"dropout": 1e-7}, {}))
     memory, logits = plain.encode(src), plain(src, tgt)
     seen = {

@@ -315,7 +315,7 @@ def score_is_normalised(impl, table, eos_id, width, alpha):
 
 @check(points=1, after=score_is_normalised, tree=choice(LATE), long=choice(LONG), longer=choice(LONGER), both=choice(BOTH_END))
 def search_goes_on_after_an_end(impl, tree, long, longer, both):
-    """That the best has ended, or beam_width have, is no end while others may get a better score: beam_width go on. (1 is bos, 0 is eos.)"""
+    """That one has ended, or beam_width have, is no end while others may get a better score: beam_width go on. (1 is bos, 0 is eos.)"""
     cases = {
         "tree, alpha = 1, beam_width = 1": (tree, 1, 3, 1.0),
         "tree, alpha = 1, beam_width = 2": (tree, 2, 3, 1.0),
