@@ -106,7 +106,12 @@ def patches_get_the_positions_after_the_first(impl, images, H, seed):
     Scores may be large.
     """
     sharp = built(impl, seed, scales={"q_proj": 64.0, "k_proj": 64.0}, constant={"ff.down": 0.0})
-    return {"logits": built(impl, seed, M=4 * H, H=H, constant={"ff.down": 0.0})(images), "logits, where scores are large": sharp(images)}
+    tiny = built(impl, seed, scales=TINY | {"patch_embedding": 1e-3}, constant={"ff.down": 0.0})
+    return {
+        "logits": built(impl, seed, M=4 * H, H=H, constant={"ff.down": 0.0})(images),
+        "logits, where scores are large": sharp(images),
+        "logits, where x is tiny, so that an eps is seen": tiny(images),
+    }
 
 
 @check(points=1, after=head_reads_cls_at_the_first_position, images=normal("1 2 4 6"), seed=seed())
