@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kata.implementation import Method, Object
+from kata.implementation import Method, Object, Parameters
 
 # (relative, absolute): wide enough for another order of summation or for
 # statistics in float32, far narrower than any mistake we know.
@@ -149,6 +149,9 @@ def differ(wanted: Any, got: Any, where: str, rtol: float | None, atol: float | 
         if not isinstance(got, dict):
             return Difference(f"{describe(wanted)} wanted, {describe(got)} came", where, wanted, got)
         missing, extra = wanted.keys() - got.keys(), got.keys() - wanted.keys()
+        if isinstance(got, Parameters):  # one more name for what is asked for is no more than that
+            asked_for = {got.same[name] for name in got.keys() & wanted.keys()}
+            extra = {name for name in extra if got.same[name] not in asked_for}
         if missing or extra:
             parts = [f"{name!r} is missing" for name in sorted(map(str, missing))]
             parts += [f"{name!r} is not asked for" for name in sorted(map(str, extra))]

@@ -141,8 +141,9 @@ class Host:
             "parameters": dict(zip(trainable, filled[len(leaves) :], strict=True)),
         }
 
-    def parameters(self, target: Any, args: list[Any], kwargs: dict[str, Any]) -> dict[str, list[int]]:
-        return {name: list(p.shape) for name, p in module(target).named_parameters(remove_duplicate=False)}
+    def parameters(self, target: Any, args: list[Any], kwargs: dict[str, Any]) -> list[tuple[str, list[int], int]]:
+        named = module(target).named_parameters(remove_duplicate=False)
+        return [(name, list(p.shape), id(p)) for name, p in named]
 
     def set_weights(self, target: Any, args: list[Any], kwargs: dict[str, Any]) -> None:
         weights.set_weights(module(target), *args)

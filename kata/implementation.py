@@ -226,9 +226,20 @@ def failure(function: Function, *args: Any, **kwargs: Any) -> tuple[str, str]:
     return "nothing was raised", ""
 
 
-def parameters(module: Function) -> dict[str, list[int]]:
-    """Names and shapes of a module's parameters, tied ones under each of their names."""
-    return ask("parameters", module, (), {})
+class Parameters(dict[str, list[int]]):
+    """Shapes by name; `same` says of each name which tensor it is."""
+
+    def __init__(self, found: list[tuple[str, list[int], int]]):
+        super().__init__((name, shape) for name, shape, _ in found)
+        self.same = {name: tensor for name, _, tensor in found}
+
+
+def parameters(module: Function) -> Parameters:
+    """Names and shapes of a module's parameters, tied ones under each of their names.
+
+    Compared with the reference's, a parameter may have further names beside those asked for.
+    """
+    return Parameters(ask("parameters", module, (), {}))
 
 
 def with_weights(

@@ -43,7 +43,7 @@ def set_weights(module: torch.nn.Module, seed: int, dtype: torch.dtype, constant
         constant: numbers that fill parameters instead, by a part of their names.
         times: factors for what others are filled with, by their names.
     """
-    for name, parameter in module.named_parameters(remove_duplicate=False):
+    for name, parameter in module.named_parameters():
         number = next((constant[part] for part in constant if part in name), None)
         if number is not None:
             parameter.data = torch.full_like(parameter.data, number, dtype=dtype)
@@ -56,7 +56,7 @@ def set_weights(module: torch.nn.Module, seed: int, dtype: torch.dtype, constant
 
 def initialize(module: torch.nn.Module, seed: int) -> None:
     """Weights to train from, in float32: matrices from the seed, biases zero, other vectors one."""
-    for name, parameter in module.named_parameters(remove_duplicate=False):
+    for name, parameter in module.named_parameters():
         if parameter.ndim > 1:
             parameter.data = drawn(name, tuple(parameter.shape), seed).to(torch.float32, copy=True)
         else:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from kata.compare import ROOM, Raised, Value, at_most, close, compare, spelled
+from kata.implementation import Parameters
 
 T = torch.tensor
 
@@ -131,3 +132,19 @@ def test_a_value_without_end_is_shown_in_part(value: Any) -> None:
     assert 0 < len(spelled(value)) <= ROOM + 1
     assert 0 < len(message("x", value)) < 2 * ROOM
     assert 0 < len(message({}, dict.fromkeys(range(100_000)))) < 2 * ROOM
+
+
+def test_a_parameter_may_have_further_names_but_there_may_be_no_further_parameter() -> None:
+    wanted = Value({"weight": [2], "bias": [3]})
+    asked_for = [("weight", [2], 1), ("bias", [3], 2)]
+
+    def difference(*more: tuple[str, list[int], int]) -> str:
+        found = compare(wanted, Value(Parameters([*asked_for, *more])), close())
+        return found.message if found else ""
+
+    assert difference() == difference(("alias", [2], 1)) == ""
+    assert difference(("another", [2], 3)) == "'another' is not asked for"
+    assert (
+        difference(("alias", [2], 1), ("another", [2], 3), ("its.alias", [2], 3))
+        == "'another' is not asked for; 'its.alias' is not asked for"
+    )

@@ -191,7 +191,7 @@ def parameters_have_their_names_and_shapes(impl, N):
 def scaled(model, scales):
     """The model with some of its parameters multiplied."""
     with torch.no_grad():
-        for name, parameter in model.named_parameters(remove_duplicate=False):
+        for name, parameter in model.named_parameters():
             parameter.mul_(math.prod(scale for part, scale in scales.items() if part in name))
     return model
 

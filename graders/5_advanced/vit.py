@@ -67,7 +67,7 @@ def parameters_have_their_names_and_shapes(impl, N):
 def scaled(model, scales):
     """The model with some of its parameters multiplied."""
     with torch.no_grad():
-        for name, parameter in model.named_parameters(remove_duplicate=False):
+        for name, parameter in model.named_parameters():
             for part, scale in scales.items():
                 if part in name:
                     parameter.mul_(scale)
