@@ -148,3 +148,9 @@ def test_a_parameter_may_have_further_names_but_there_may_be_no_further_paramete
         difference(("alias", [2], 1), ("another", [2], 3), ("its.alias", [2], 3))
         == "'another' is not asked for; 'its.alias' is not asked for"
     )
+
+
+def test_parameters_that_are_none_are_refused_before_they_are_compared() -> None:
+    for nonsense in ([("weight", [2], [])], [([], [2], 1)], [("weight", [2])]):
+        with pytest.raises((TypeError, ValueError)):
+            Parameters(nonsense)  # type: ignore[arg-type]  # what a runner may send
